@@ -1,0 +1,1 @@
+"""From a HetConv model to an engine: export, lowering, engines, and a bench that puts measurement beside theory."""

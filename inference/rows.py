@@ -1,0 +1,138 @@
+"""The rows that a bench run writes and a report reads: one schema, checked on both sides."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import UserError
+
+__all__ = ['LayerRow', 'Row', 'Run', 'write_text_atomically']
+
+
+class Measurement(BaseModel):
+    """What every measured row carries, of a whole model or of one layer.
+
+    Speed-ups compare rows of one run at the same threads, batch and precision only. "Dense" is the P=1 twin.
+
+    Attributes:
+        engine: 'onnxruntime', 'openvino', 'mnn', 'ncnn', 'torch', 'torch-compile', ...
+        lowering: How HetConv reaches the engine: 'native' (PyTorch module), 'portable' (standard ONNX operators), 'plugin'.
+        winograd: The engine uses Winograd's algorithm for dense 3x3 convolutions.
+        own: The engine's kernels are this project's, so it is nobody's baseline but `measured_speedup_any`'s.
+        macs: Multiply-accumulates a sample.
+        params: Parameters.
+        status: 'ok', or 'failed' with `error`: then nothing was timed and all times and ratios are None.
+        max_error: Largest difference from PyTorch's output, relative to its largest value.
+        ms_median, ms_p20, ms_p80: Milliseconds a batch: median and quantiles over the rounds.
+        throughput: Samples a second at the median.
+        theory_flops: MACs of the dense twin / MACs: the paper's promise.
+        theory_minimal: The same with F(4x4,3x3) on both sides.
+        measured_speedup: Over the fastest dense row of other people's engines, which is `baseline`.
+        measured_speedup_direct: Over the fastest dense row of an engine without Winograd, the paper's own assumption.
+        measured_speedup_any: Over every dense row, this project's own engine included.
+        realised: measured_speedup / theory_flops.
+        realised_minimal: measured_speedup_any / theory_minimal.
+        baseline: Engine of the row that `measured_speedup` compares with.
+        baseline_direct: Engine of the row that `measured_speedup_direct` compares with.
+    """
+
+    model_config = ConfigDict(extra='forbid')
+
+    engine: str
+    lowering: str
+    precision: str = 'fp32'
+    batch: int
+    threads: int
+    macs: int
+    params: int
+    winograd: bool = False
+    own: bool = False
+    status: Literal['ok', 'failed'] = 'ok'
+    error: str | None = None
+    max_error: float | None = None
+    rounds: int = 0
+    ms_median: float | None = None
+    ms_p20: float | None = None
+    ms_p80: float | None = None
+    throughput: float | None = None
+    theory_flops: float | None = None
+    theory_minimal: float | None = None
+    measured_speedup: float | None = None
+    measured_speedup_direct: float | None = None
+    measured_speedup_any: float | None = None
+    realised: float | None = None
+    realised_minimal: float | None = None
+    baseline: str | None = None
+    baseline_direct: str | None = None
+
+
+class Row(Measurement):
+    """One model on one engine."""
+
+    model: str
+
+
+class LayerRow(Measurement):
+    """One distinct layer shape of a model on one engine, with `count` layers of that shape in the model."""
+
+    model: str
+    layer: str
+    count: int
+    shape: dict[str, Any]
+
+
+class Run(BaseModel):
+    """A bench run: where, how, and what came out.
+
+    Attributes:
+        environment: Machine and versions: cpu, cores, isa, os, python, and one entry a package.
+        settings: rounds, warm-up, seed, and whether the run was cut short (`complete`).
+        rows: A row a model and engine.
+        layers: A row a layer shape and engine, where asked for.
+    """
+
+    model_config = ConfigDict(extra='forbid')
+
+    schema_version: Literal[1] = 1
+    created: str
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    rows: list[Row] = []
+    layers: list[LayerRow] = []
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write as JSON; an interrupted write leaves the old file whole."""
+        write_text_atomically(Path(path), self.model_dump_json(indent=1) + '\n')
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> 'Run':
+        """Read a run that `save` wrote.
+
+        Raises:
+            UserError: There is no such file, or it is not a bench run; the message says which field is wrong.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_text())
+        except OSError as error:
+            raise UserError(f'{path}: {error.strerror}; `hetconv bench MODEL --json {path}` makes one') from error
+        except (ValidationError, UnicodeDecodeError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else {'loc': (), 'msg': 'not text'}
+            where = '.'.join(map(str, first['loc'])) or 'the file'
+            raise UserError(f'{path} is not the JSON of `hetconv bench`: {where}: {first["msg"]}') from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: no reader ever sees half a file.
+
+    Raises:
+        UserError: The folder does not exist or cannot be written to.
+    """
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f'{path} cannot be written: {error.strerror}') from error
