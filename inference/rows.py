@@ -18,7 +18,7 @@ class Measurement(BaseModel):
 
     Attributes:
         engine: 'onnxruntime', 'openvino', 'mnn', 'ncnn', 'torch', 'torch-compile', ...
-        lowering: How HetConv reaches the engine: 'native' (PyTorch module), 'portable' (standard ONNX operators), 'plugin'.
+        lowering: How HetConv reaches the engine: 'native' (PyTorch), 'portable' (standard ONNX operators), 'plugin'.
         winograd: The engine uses Winograd's algorithm for dense 3x3 convolutions.
         own: The engine's kernels are this project's, so it is nobody's baseline but `measured_speedup_any`'s.
         macs: Multiply-accumulates a sample.

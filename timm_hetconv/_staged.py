@@ -63,7 +63,7 @@ class StagedNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self) -> None:
-        """Initialise all weights: Kaiming normal convolutions, norms at 1 and 0, the last norm of a residual branch 0."""
+        """Initialise: Kaiming normal convolutions, norms at 1 and 0, the last norm of a residual branch at 0."""
         init_convs(self)
         for m in self.modules():
             if isinstance(m, (nn.BatchNorm2d, nn.Linear)):

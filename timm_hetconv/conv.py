@@ -116,7 +116,7 @@ class HetConv2d(nn.Module):
             self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and not torch.jit.is_tracing():
+        if not torch.jit.is_scripting() and not torch.jit.is_tracing():  # noqa: SIM102  TorchScript compiles the rest
             if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
                 return hetconv2d(
                     x,

@@ -1,7 +1,7 @@
 """Exact cost of a model: multiply-accumulates (MACs) and parameters, counted on the real modules.
 
-Counted are convolutions (HetConv among them) and linear layers, as is usual; norms, activations, pooling and element-wise
-sums are not, and MACs are one multiply and one add each. `macs` is what the paper calls FLOPs. `minimal_multiplies`
+Counted are convolutions (HetConv among them) and linear layers, as is usual; norms, activations, pooling and sums are
+not, and MACs are one multiply and one add each. `macs` is what the paper calls FLOPs. `minimal_multiplies`
 counts the multiplies that are left when both sides use the fastest known algorithm, Winograd's F(4x4,3x3), for the 3x3
 convolutions at stride 1: 36 multiplies for 16 outputs, 2.25 a weight instead of 9.
 """

@@ -66,7 +66,7 @@ class HetConvVGG(VGG):
             # mlp_ratio: the parent's ImageNet head is replaced below, so let it be one channel wide, not 100 M weights.
             kwargs.update(conv_layer=partial(nn.Conv2d, bias=False), mlp_ratio=1 / 4096)
         super().__init__(cfg, norm_layer=norm_layer, **kwargs)
-        stem, *body = [i for i, m in enumerate(self.features) if isinstance(m, nn.Conv2d)]
+        _stem, *body = [i for i, m in enumerate(self.features) if isinstance(m, nn.Conv2d)]
         for i in body:
             self.features[i] = swap_conv(self.features[i], conv)
         if cifar:

@@ -179,14 +179,14 @@ def _(grad, x, weight, weight_kxk, kernel_size, stride, padding, dilation, mask)
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight, weight_kxk, bias, *ctx.geometry = inputs
+    x, weight, weight_kxk, _bias, *ctx.geometry = inputs
     ctx.save_for_backward(x, weight, weight_kxk)
 
 
 def _backward(ctx, grad):
     x, weight, weight_kxk = ctx.saved_tensors
     mask = list(ctx.needs_input_grad[:4])
-    # With create_graph=True the gradient is differentiated again: then the plain composition, which autograd can follow.
+    # With create_graph=True the gradient is differentiated again: then the composition, which autograd can follow.
     backward = _compose_backward if torch.is_grad_enabled() else torch.ops.hetconv.conv2d_backward
     grads = backward(grad, x, weight, weight_kxk, *ctx.geometry, mask)
     return *(g if needed else None for g, needed in zip(grads, mask)), None, None, None, None
