@@ -1,9 +1,9 @@
 """Channel orders: the paper's shifted arrangement and the blocked one that this package computes in.
 
 Paper, figure 3: filter n has its K x K kernels at the input channels c with c = n (mod P), shifted by one from filter
-to filter. Sort input and output channels by (c mod P, c div P) and those pairs become P contiguous blocks on the diagonal:
-a grouped convolution. The order depends on P and the channel count only, so a whole network can live in it, through
-residual sums and squeeze-and-excitation, and nothing is shuffled at run time.
+to filter. Sort input and output channels by (c mod P, c div P) and those pairs become P contiguous blocks on the
+diagonal: a grouped convolution. The order depends on P and the channel count only, so a whole network can live in it,
+through residual sums and squeeze-and-excitation, and nothing is shuffled at run time.
 """
 
 import torch

@@ -1,0 +1,224 @@
+"""Measured speed beside theoretical FLOPs.
+
+Rows that are compared with each other (one architecture with its dense twin, all engines, same threads and batch) form a
+group. A group's rows run in worker processes of their own, all loaded at once, and take turns round after round, so that
+a drift of the machine's speed meets all of them alike. Groups follow each other, since no ratio crosses groups and a
+machine's memory is finite. Every row is compared with PyTorch before it is timed, and a wrong one is never timed.
+"""
+
+import datetime
+import random
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .engines import load_engine
+from .environment import describe_environment
+from .errors import UserError
+from .ratios import fill_ratios
+from .rows import LayerRow, Measurement, Row, Run
+from .subjects import Subject, layer_subjects, model_subjects
+from .worker_process import WorkerError, WorkerProcess, available_cores
+
+if TYPE_CHECKING:
+    from .engines import ModelFiles
+
+__all__ = ['Progress', 'Settings', 'bench']
+
+
+class Progress(Protocol):
+    """What `bench` tells of its progress."""
+
+    def __call__(self, what: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        engines: Engine names.
+        threads: Thread counts, each a comparison of its own.
+        batch: Samples an inference.
+        rounds: Turns of every row.
+        turn_ms: Length of a turn, as a whole number of inferences, at least one.
+        seed: Of weights, inputs and the order of turns.
+    """
+
+    engines: tuple[str, ...]
+    threads: tuple[int, ...] = (1,)
+    batch: int = 1
+    rounds: int = 10
+    turn_ms: float = 60.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises UserError for a setting that cannot be measured, before anything has run."""
+        if self.batch < 1:
+            raise UserError(f'batch {self.batch} must be at least 1')
+        if self.rounds < 1:
+            raise UserError(f'rounds {self.rounds} must be at least 1')
+        cores = len(available_cores())
+        for threads in self.threads:
+            if not 1 <= threads <= cores:
+                raise UserError(f'threads {threads} must be from 1 to {cores}, the number of cores here')
+        if not self.engines:
+            raise UserError("no engine is installed: pip install 'timm-hetconv[cpu,peers]'")
+        for engine in self.engines:
+            load_engine(engine)
+
+
+@dataclass
+class _Slot:
+    """A row while it is measured."""
+
+    row: Measurement
+    subject: Subject
+    worker: WorkerProcess | None = None
+    inferences: int = 1
+    medians: list[float] = field(default_factory=list)
+
+
+def bench(
+    models: Iterable[str],
+    settings: Settings,
+    layers: bool = False,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda what, done, total: None,
+    save: Callable[[Run], None] = lambda run: None,
+) -> Run:
+    """Measure models, and the dense twin of each, on engines.
+
+    Args:
+        models: Names in timm's registry; for a HetConv model the dense twin is added.
+        settings: How to measure.
+        layers: Measure each distinct layer shape too.
+        checkpoint: Weights for the one model given, instead of random ones.
+        progress: Called before each step.
+        save: Called with the run so far after every group, and at the end.
+
+    Returns:
+        The run; after Ctrl-C what was measured until then, with `settings['complete']` False.
+
+    Raises:
+        UserError: An unknown model or engine, or a setting that cannot be measured.
+    """
+    settings.check()
+    with tempfile.TemporaryDirectory(prefix='hetconv-') as folder:
+        groups = model_subjects(list(models), checkpoint)
+        if layers:
+            groups += layer_subjects(groups)
+        run = Run(
+            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+            environment=describe_environment(settings.engines),
+            settings={**vars(settings), 'layers': layers, 'complete': False},
+        )
+        total = len(groups) * len(settings.threads)
+        try:
+            for i, (group, threads) in enumerate((g, t) for t in settings.threads for g in groups):
+                _measure_group(run, group, threads, settings, Path(folder), _Stage(progress, i, total))
+                save(run)
+            run.settings['complete'] = True
+        except KeyboardInterrupt:
+            pass  # what was measured is kept; `complete` stays False
+        save(run)
+    return run
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """One group's share of the whole progress, in steps of 1/1000 of a group."""
+
+    progress: Progress
+    index: int
+    total: int
+
+    def __call__(self, what: str, share: float) -> None:
+        self.progress(what, int(1000 * (self.index + share)), 1000 * self.total)
+
+
+def _measure_group(
+    run: Run, group: list[Subject], threads: int, settings: Settings, folder: Path, stage: _Stage
+) -> None:
+    slots = [
+        _Slot(_empty_row(subject, engine, threads, settings), subject)
+        for subject in group
+        for engine in settings.engines
+    ]
+    try:
+        for i, slot in enumerate(slots):
+            stage(f'loading {slot.subject.name} on {slot.row.engine}, {threads} threads', 0.4 * i / len(slots))
+            _activate(slot, threads, settings, folder)
+        _take_turns([slot for slot in slots if slot.worker], threads, settings, stage)
+    finally:
+        for slot in slots:
+            if slot.worker:
+                slot.worker.close()
+        _finish_rows(run, group, slots, settings)
+
+
+def _empty_row(subject: Subject, engine_name: str, threads: int, settings: Settings) -> Measurement:
+    engine = load_engine(engine_name)
+    common: dict[str, Any] = dict(
+        model=subject.name, engine=engine_name, lowering=engine.lowering, batch=settings.batch, threads=threads,
+        macs=subject.macs, params=subject.params, winograd=engine.winograd, own=engine.own,
+    )  # fmt: skip
+    if subject.layer is None:
+        return Row(**common)
+    return LayerRow(**common, layer=subject.layer.name, count=subject.layer.count, shape=subject.layer.shape)
+
+
+def _activate(slot: _Slot, threads: int, settings: Settings, folder: Path) -> None:
+    """Load, compare with PyTorch, and find out how many inferences make a turn."""
+    files: ModelFiles
+    files, samples = slot.subject.write(folder, settings.batch, settings.seed)
+    worker = slot.worker = WorkerProcess(threads)
+    try:
+        slot.row.max_error = worker.activate(slot.row.engine, files, threads, settings.batch, samples)
+        slot.inferences = max(1, round(settings.turn_ms / worker.time(1)[0]))
+    except WorkerError as error:
+        slot.row.status, slot.row.error = 'failed', str(error)
+        worker.close()
+        slot.worker = None
+
+
+def _take_turns(slots: list[_Slot], threads: int, settings: Settings, stage: _Stage) -> None:
+    import numpy as np
+
+    order = random.Random(settings.seed)
+    for turn in range(settings.rounds):
+        stage(f'round {turn + 1} of {settings.rounds}, {threads} threads', 0.4 + 0.6 * turn / settings.rounds)
+        # Shuffled, so that no row always follows the same neighbour.
+        for slot in order.sample(slots, len(slots)):
+            if slot.worker is None:
+                continue
+            try:
+                slot.medians.append(float(np.median(slot.worker.time(slot.inferences))))
+            except WorkerError as error:
+                slot.row.status, slot.row.error = 'failed', str(error)
+                slot.worker.close()
+                slot.worker = None
+
+
+def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot], settings: Settings) -> None:
+    import numpy as np
+
+    for slot in slots:
+        row = slot.row
+        row.rounds = len(slot.medians)
+        if row.status == 'ok' and slot.medians:
+            row.ms_p20, row.ms_median, row.ms_p80 = (float(v) for v in np.quantile(slot.medians, (0.2, 0.5, 0.8)))
+            row.throughput = settings.batch * 1000 / row.ms_median
+    dense_subject = next(subject for subject in group if subject.dense)
+    dense = [slot.row for slot in slots if slot.subject is dense_subject]
+    for subject in group:
+        rows = [slot.row for slot in slots if slot.subject is subject]
+        fill_ratios(
+            rows, dense, dense_subject.macs / subject.macs,
+            dense_subject.minimal_multiplies / subject.minimal_multiplies,
+        )  # fmt: skip
+        for row in rows:
+            if row.rounds or row.status == 'failed':  # an interrupted group leaves nothing unmeasured behind
+                (run.layers if isinstance(row, LayerRow) else run.rows).append(row)

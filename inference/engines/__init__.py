@@ -1,0 +1,46 @@
+"""Engines behind one small interface, one file each; looked up by name, imported only when used."""
+
+import importlib
+
+from ..errors import UserError
+from .base import Engine, ModelFiles
+
+__all__ = ['ENGINES', 'Engine', 'ModelFiles', 'installed_engines', 'load_engine']
+
+# name -> module and class
+ENGINES = {
+    'torch': ('torch_eager', 'TorchEager'),
+    'torch-compile': ('torch_compile', 'TorchCompile'),
+    'onnxruntime': ('onnxruntime_cpu', 'OnnxRuntimeCpu'),
+    'openvino': ('openvino_cpu', 'OpenVinoCpu'),
+    'mnn': ('mnn_cpu', 'MnnCpu'),
+    'ncnn': ('ncnn_cpu', 'NcnnCpu'),
+}
+
+
+def load_engine(name: str) -> type[Engine]:
+    """The class of an engine.
+
+    Raises:
+        UserError: There is no engine of that name, or the package it needs is not installed.
+    """
+    if name not in ENGINES:
+        raise UserError(f'unknown engine {name!r}; there are {", ".join(ENGINES)}')
+    module, attribute = ENGINES[name]
+    engine = getattr(importlib.import_module(f'.{module}', __name__), attribute)
+    missing = engine.missing_packages()
+    if missing:
+        raise UserError(f'engine {name} needs {" and ".join(missing)}: pip install {engine.install!r}')
+    return engine
+
+
+def installed_engines() -> list[str]:
+    """Names of the engines whose packages are installed."""
+    names = []
+    for name in ENGINES:
+        try:
+            load_engine(name)
+        except UserError:
+            continue
+        names.append(name)
+    return names

@@ -1,0 +1,83 @@
+"""The interface of an engine, after Polygraphy's runners: activate, infer, deactivate."""
+
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+__all__ = ['Engine', 'ModelFiles']
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """One model in every form an engine may want.
+
+    Attributes:
+        module: Pickled `torch.nn.Module` in eval mode, written by this project.
+        onnx: ONNX with `hetconv::HetConv2d` nodes and dynamic batch.
+        portable: ONNX of standard operators, with the batch size fixed, since some converters need it.
+    """
+
+    module: Path
+    onnx: Path
+    portable: Path
+
+
+class Engine(ABC):
+    """Runs one model with a fixed batch and number of threads, in fp32.
+
+    Between `activate` and `deactivate`, `infer` may be called any number of times. Also a context manager.
+
+    Attributes:
+        name: As on the command line and in the rows.
+        lowering: How HetConv reaches the engine: 'native', 'portable' or 'plugin'.
+        winograd: Uses Winograd's algorithm for dense 3x3 convolutions.
+        own: Has kernels of this project, so it is no baseline.
+        packages: Import names of what it needs; `distributions` are their names for `importlib.metadata`.
+        install: What a user gives to pip.
+    """
+
+    name: ClassVar[str]
+    lowering: ClassVar[str]
+    winograd: ClassVar[bool] = False
+    own: ClassVar[bool] = False
+    packages: ClassVar[tuple[str, ...]]
+    distributions: ClassVar[tuple[str, ...]]
+    install: ClassVar[str]
+
+    def __init__(self, files: ModelFiles, threads: int, batch: int) -> None:
+        self.files, self.threads, self.batch = files, threads, batch
+
+    @classmethod
+    def missing_packages(cls) -> list[str]:
+        """Packages that are not installed; looks without importing."""
+        return [package for package in cls.packages if importlib.util.find_spec(package) is None]
+
+    @abstractmethod
+    def activate(self) -> None:
+        """Load the model and make it ready to run."""
+
+    @abstractmethod
+    def infer(self, x: np.ndarray) -> np.ndarray:
+        """Run a batch.
+
+        Args:
+            x: (batch, C, H, W) float32, contiguous.
+
+        Returns:
+            The model's output, float32; (batch, classes) for a classifier.
+        """
+
+    @abstractmethod
+    def deactivate(self) -> None:
+        """Free what `activate` took."""
+
+    def __enter__(self) -> 'Engine':
+        self.activate()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.deactivate()

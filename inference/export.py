@@ -1,0 +1,129 @@
+"""A model as ONNX: `hetconv::HetConv2d` nodes with a model-local function, BatchNorm folded, dynamic batch."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+from .hetconv_op import DOMAIN, OPSET, VERSION, function, translate
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+__all__ = ['INPUT', 'OUTPUT', 'export_model', 'metadata', 'save_model']
+
+INPUT = 'input'
+OUTPUT = 'logits'
+METADATA_KEY = 'hetconv'
+
+
+def export_model(model: 'nn.Module', input_size: tuple[int, int, int] | None = None) -> 'onnx.ModelProto':
+    """Export a model for inference.
+
+    The graph takes `input` (batch, C, H, W), float32 and already normalised, with any batch, and gives `logits`
+    (batch, classes). HetConv layers are `hetconv::HetConv2d` nodes (see `hetconv_op`), and the file carries that
+    operator as a model-local function, so an engine without a kernel for it inlines the function.
+
+    Args:
+        model: Any module in this package's or timm's registry, or a converted one; it is left as it was.
+        input_size: (C, H, W); by default the model's own.
+
+    Returns:
+        The model, opset 18, checked by `onnx.checker`, with `metadata` that says what it is.
+
+    Raises:
+        UserError: The model gives non-finite outputs, as after a training that diverged.
+    """
+    import copy
+    import warnings
+
+    import onnx
+    import onnx_ir as ir
+    import torch
+    from onnxscript import optimizer, rewriter
+
+    import timm_hetconv
+
+    from .lowering import fold_batchnorm
+
+    cost = timm_hetconv.count(model, input_size)
+    config = dict(getattr(model, 'pretrained_cfg', None) or {})
+    input_size = tuple(input_size or config['input_size'])
+    exported = copy.deepcopy(model).eval().cpu().float()
+    # Two samples: a batch of one would be taken for a constant.
+    example = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if not torch.isfinite(exported(example)).all():
+            raise UserError('the model gives outputs that are not finite: its weights are broken, train or load others')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        program = torch.onnx.export(
+            exported,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim('batch', min=1)},),
+            custom_translation_table={torch.ops.hetconv.conv2d.default: translate},
+            verbose=False,
+        )
+    graph = program.model
+    # The kernels are put together from the stored taps in the graph; with no limit on size they become constants.
+    optimizer.fold_constants(graph, input_size_limit=1 << 40, output_size_limit=1 << 40)
+    rewriter.rewrite(graph, pattern_rewrite_rules=fold_batchnorm.rules)
+    optimizer.remove_unused_nodes(graph)
+    proto = ir.to_proto(graph)
+    if any(node.domain == DOMAIN for node in proto.graph.node):
+        proto.functions.append(function())
+        if not any(entry.domain == DOMAIN for entry in proto.opset_import):
+            proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+    _describe(proto, config, input_size, cost)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _describe(proto: 'onnx.ModelProto', config: dict[str, Any], input_size: tuple[int, ...], cost: Any) -> None:
+    from importlib.metadata import version
+
+    import onnx
+
+    keys = ('architecture', 'num_classes', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    info = {key: config[key] for key in keys if config.get(key) is not None}
+    info.update(
+        input_size=list(input_size), macs=cost.macs, params=cost.params, minimal_multiplies=cost.minimal_multiplies
+    )
+    proto.producer_name, proto.producer_version = 'timm-hetconv', version('timm-hetconv')
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(info, sort_keys=True)})
+
+
+def metadata(proto: 'onnx.ModelProto') -> dict[str, Any]:
+    """What `export_model` wrote into a file: architecture, num_classes, mean, std, input_size, macs, params, ...
+
+    Raises:
+        UserError: The file is not one of ours.
+    """
+    for entry in proto.metadata_props:
+        if entry.key == METADATA_KEY:
+            return json.loads(entry.value)
+    raise UserError('the ONNX file was not made by `hetconv export`: it has no hetconv metadata')
+
+
+def save_model(proto: 'onnx.ModelProto', path: str | os.PathLike) -> Path:
+    """Write an ONNX file; an interrupted write leaves nothing half done.
+
+    Raises:
+        UserError: The folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        temporary.write_bytes(proto.SerializeToString())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror}') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,97 @@
+"""One engine in a process of its own, driven by lines of JSON: `python -m inference.worker CORES`.
+
+Engines disturb each other in one process (thread pools, allocators, two copies of OpenMP), and a crash of one must not
+take the run with it. Requests come on standard input, one a line, and answers go to the standard output that the process
+was started with; whatever an engine prints goes to standard error.
+
+    {"activate": {engine, files, threads, batch, samples}}   -> {"ok": {"max_error": float}}
+    {"time": n}                                              -> {"ok": [milliseconds] * n}
+    any failure                                              -> {"error": "one line"}
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Above this a row is wrong and is not timed: far above fp32 rounding and Winograd's error, far below a wrong weight.
+MAX_RELATIVE_ERROR = 1e-3
+
+
+def compare(output: Any, expected: Any) -> float:
+    """Largest difference, relative to the largest expected value.
+
+    Raises:
+        ValueError: Another shape, a value that is not finite, or a difference above `MAX_RELATIVE_ERROR`.
+    """
+    import numpy as np
+
+    if output.shape != expected.shape:
+        raise ValueError(f'output of shape {output.shape}, expected {expected.shape}')
+    if not np.isfinite(output).all():
+        raise ValueError('output is not finite')
+    error = float(np.abs(output - expected).max() / np.abs(expected).max())
+    if error > MAX_RELATIVE_ERROR:
+        raise ValueError(f'output differs from PyTorch by {error:.1e}, more than {MAX_RELATIVE_ERROR:.0e}')
+    return error
+
+
+class Worker:
+    """Answers the requests, in order: activate, then time any number of times."""
+
+    def activate(self, engine: str, files: dict[str, str], threads: int, batch: int, samples: str) -> dict[str, float]:
+        import numpy as np
+
+        from .engines import ModelFiles, load_engine
+
+        with np.load(samples) as data:
+            self._x, expected = data['x'], data['y']
+        self._engine = load_engine(engine)(
+            ModelFiles(**{key: Path(value) for key, value in files.items()}), threads, batch
+        )
+        self._engine.activate()
+        # Twice: the first call may compile, and a second that differs from it would be a bug too.
+        self._engine.infer(self._x)
+        return {'max_error': compare(self._engine.infer(self._x), expected)}
+
+    def time(self, n: int) -> list[float]:
+        self._engine.infer(self._x)  # caches and clocks are cold after the other rows' turns
+        milliseconds = []
+        for _ in range(n):
+            start = time.perf_counter()
+            self._engine.infer(self._x)
+            milliseconds.append((time.perf_counter() - start) * 1e3)
+        return milliseconds
+
+
+def _die_with_parent() -> None:
+    """A stopped worker must not outlive a parent that was killed."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; Linux only
+
+
+def main() -> None:
+    _die_with_parent()
+    if hasattr(os, 'sched_setaffinity'):  # before any import that starts threads, which inherit it
+        os.sched_setaffinity(0, [int(core) for core in sys.argv[1].split(',')])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)
+    worker = Worker()
+    for line in sys.stdin:
+        ((verb, argument),) = json.loads(line).items()
+        try:
+            answer = {'ok': worker.activate(**argument) if verb == 'activate' else worker.time(argument)}
+        except Exception as error:
+            message = ' '.join(str(error).split())
+            answer = {'error': f'{type(error).__name__}: {message}'[:500]}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,98 @@
+"""The parent's side of `inference.worker`: start it on pinned cores, ask, and let it run only when it is its turn."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+__all__ = ['WorkerError', 'WorkerProcess', 'available_cores']
+
+
+class WorkerError(RuntimeError):
+    """The worker answered with an error, or died; the message is one line."""
+
+
+def available_cores() -> list[int]:
+    """Cores this process may run on."""
+    if hasattr(os, 'sched_getaffinity'):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+class WorkerProcess:
+    """A worker on its own cores, stopped (SIGSTOP) between its turns, so that its idle threads cannot spin.
+
+    Args:
+        threads: Threads and cores it gets: the first of those available.
+    """
+
+    def __init__(self, threads: int) -> None:
+        cores = available_cores()[:threads]
+        environment = dict(os.environ)
+        for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+            environment[variable] = str(threads)
+        self._errors = tempfile.TemporaryFile('w+')
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'inference.worker', ','.join(map(str, cores))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        process = self._process
+        try:
+            process.send_signal(signal.SIGCONT)
+            process.stdin.write(json.dumps(request) + '\n')
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ''
+        if not line:
+            raise WorkerError(self._last_words())
+        process.send_signal(signal.SIGSTOP)
+        answer = json.loads(line)
+        if 'error' in answer:
+            raise WorkerError(answer['error'])
+        return answer['ok']
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        how = f'killed by {signal.Signals(-code).name}' if code < 0 else f'exited with code {code}'
+        return f'the engine was {how}' + (f': {lines[-1][:300]}' if lines else '')
+
+    def activate(self, engine: str, files: Any, threads: int, batch: int, samples: Path) -> float:
+        """Load a model and compare its output with the expected one.
+
+        Returns:
+            Largest difference from PyTorch, relative to its largest value.
+
+        Raises:
+            WorkerError: The engine cannot load or run the model, or its result is wrong.
+        """
+        paths = {key: str(value) for key, value in vars(files).items()}
+        request = dict(engine=engine, files=paths, threads=threads, batch=batch, samples=str(samples))
+        return self._ask({'activate': request})['max_error']
+
+    def time(self, n: int) -> list[float]:
+        """Milliseconds of n inferences, after one that is not counted."""
+        return self._ask({'time': n})
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()  # also ends a stopped process
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            try:
+                stream.close()
+            except OSError:
+                continue
