@@ -1,9 +1,9 @@
 """Measured speed beside theoretical FLOPs.
 
-Rows that are compared with each other (one architecture with its dense twin, all engines, same threads and batch) form a
-group. A group's rows run in worker processes of their own, all loaded at once, and take turns round after round, so that
-a drift of the machine's speed meets all of them alike. Groups follow each other, since no ratio crosses groups and a
-machine's memory is finite. Every row is compared with PyTorch before it is timed, and a wrong one is never timed.
+Rows that are compared with each other (one architecture with its dense twin, all engines, same threads and batch) form
+a group. A group's rows run in worker processes of their own, all loaded at once, and take turns round after round, so
+that a drift of the machine's speed meets all of them alike. Groups follow each other, since no ratio crosses groups and
+a machine's memory is finite. Every row is compared with PyTorch before it is timed, and a wrong one is never timed.
 """
 
 import datetime

@@ -1,4 +1,5 @@
-"""What a measurement depends on besides the code: the machine, its instruction sets, and the versions of the engines."""
+"""What a measurement depends on besides the code: the machine, its instruction sets, and the versions of the
+engines."""
 
 import os
 import platform

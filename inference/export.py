@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ['INPUT', 'OUTPUT', 'export_model', 'metadata', 'save_model']
+__all__ = ['INPUT', 'OUTPUT', 'export_model', 'metadata', 'save_model', 'verify']
 
 INPUT = 'input'
 OUTPUT = 'logits'
 METADATA_KEY = 'hetconv'
+MAX_EXPORT_ERROR = 1e-4
 
 
 def export_model(model: 'nn.Module', input_size: tuple[int, int, int] | None = None) -> 'onnx.ModelProto':
@@ -109,6 +110,31 @@ def metadata(proto: 'onnx.ModelProto') -> dict[str, Any]:
         if entry.key == METADATA_KEY:
             return json.loads(entry.value)
     raise UserError('the ONNX file was not made by `hetconv export`: it has no hetconv metadata')
+
+
+def verify(proto: 'onnx.ModelProto', model: 'nn.Module', batch: int = 3) -> float | None:
+    """Run an exported model in ONNX Runtime beside PyTorch, on random input.
+
+    Returns:
+        Largest difference, relative to PyTorch's largest value; None where onnxruntime is not installed.
+
+    Raises:
+        UserError: The difference is above `MAX_EXPORT_ERROR`.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    import torch
+
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
+    x = torch.randn(batch, *metadata(proto)['input_size'], generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = model(x).numpy()
+    error = float(abs(session.run(None, {INPUT: x.numpy()})[0] - expected).max() / abs(expected).max())
+    if not error <= MAX_EXPORT_ERROR:  # also when it is not a number
+        raise UserError(f'the exported model differs from PyTorch by {error:.1e}, more than {MAX_EXPORT_ERROR:.0e}')
+    return error
 
 
 def save_model(proto: 'onnx.ModelProto', path: str | os.PathLike) -> Path:

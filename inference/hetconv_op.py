@@ -2,10 +2,10 @@
 
     Y = HetConv2d(X, W, W_kxk, B)    attributes: part, kernel_shape, strides, pads, dilations
 
-X is (B, M, H, W), W (N, M, 1, 1) the centre taps of all kernels, W_kxk (N, M/P, K, K) the kernels of the P groups, whose
-own centre is zero as exported, and B (N,), optional. The operator is the sum of the 1x1 convolution with W and of the
-convolution in P groups with W_kxk, plus B, whatever the values are: a kernel may move a centre tap from one weight to
-the other, but may not ignore one. Padding is 'same', dilation * (K // 2); the exporter writes anything else with
+X is (B, M, H, W), W (N, M, 1, 1) the centre taps of all kernels, W_kxk (N, M/P, K, K) the kernels of the P groups,
+whose own centre is zero as exported, and B (N,), optional. The operator is the sum of the 1x1 convolution with W and of
+the convolution in P groups with W_kxk, plus B, whatever the values are: a kernel may move a centre tap from one weight
+to the other, but may not ignore one. Padding is 'same', dilation * (K // 2); the exporter writes anything else with
 standard operators.
 
 The model-local function of the same name says just that in standard operators, so an engine that has no kernel for the

@@ -182,16 +182,9 @@ def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[lis
         for name in [twin, *others]:
             model = create_model(name, checkpoint if name in names else None)
             cost = timm_hetconv.count(model)
+            size = tuple(model.pretrained_cfg['input_size'])
             group_subjects.append(
-                Subject(
-                    name,
-                    model,
-                    tuple(model.pretrained_cfg['input_size']),
-                    cost.macs,
-                    cost.params,
-                    cost.minimal_multiplies,
-                    dense=name == twin,
-                )  # fmt: skip
+                Subject(name, model, size, cost.macs, cost.params, cost.minimal_multiplies, dense=name == twin)
             )
         result.append(group_subjects)
     return result

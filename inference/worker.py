@@ -1,8 +1,8 @@
 """One engine in a process of its own, driven by lines of JSON: `python -m inference.worker CORES`.
 
 Engines disturb each other in one process (thread pools, allocators, two copies of OpenMP), and a crash of one must not
-take the run with it. Requests come on standard input, one a line, and answers go to the standard output that the process
-was started with; whatever an engine prints goes to standard error.
+take the run with it. Requests come on standard input, one a line, and answers go to the standard output that the
+process was started with; whatever an engine prints goes to standard error.
 
     {"activate": {engine, files, threads, batch, samples}}   -> {"ok": {"max_error": float}}
     {"time": n}                                              -> {"ok": [milliseconds] * n}

@@ -1,7 +1,7 @@
 """BatchNormalization(HetConv2d(X)) -> HetConv2d(X), with the scale in the weights.
 
-With scale = gamma / sqrt(var + eps): W' = W * scale, W_kxk' = W_kxk * scale, B' = (B - mean) * scale + beta. The exporter
-folds BatchNorm into Conv by itself, but does not know HetConv2d.
+With scale = gamma / sqrt(var + eps): W' = W * scale, W_kxk' = W_kxk * scale, B' = (B - mean) * scale + beta. The
+exporter folds BatchNorm into Conv by itself, but does not know HetConv2d.
 """
 
 from typing import Any
@@ -54,7 +54,7 @@ class FoldBatchNormIntoHetConv(RewriteRuleClassBase):
             'weight_kxk': weight_kxk * scale[:, None, None, None],
             'bias': (before - mean) * scale + beta,
         }
-        # Named after this node: the exporter shares equal initialisers between nodes, and those must not be overwritten.
+        # Named after this node: the exporter shares equal initialisers between nodes, and those must stay as they are.
         inputs = [
             op.initializer(ir.Tensor(array.astype(weight.dtype)), name=f'{y.name}.{name}')
             for name, array in arrays.items()

@@ -1,0 +1,52 @@
+# Two commands for a new user: `make bench` (set-up and the main job) and `make test` (set-up and tests).
+# Each makes its own .venv with Python 3.10 or newer: `make bench PYTHON=python3.12` picks one.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out
+# One thread, and all cores up to two: what an embedded board has to spare.
+CORES := $(shell nproc 2>/dev/null || echo 1)
+THREADS ?= $(if $(filter 1,$(CORES)),1,1 2)
+MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8 hetconv_resnet18_p4
+PYTEST_ARGS ?=
+
+.PHONY: bench test test-long lint format setup clean
+
+bench: $(VENV)/.bench
+	mkdir -p $(OUT)
+	$(BIN)/hetconv bench $(MODELS) $(addprefix --threads ,$(THREADS)) --json $(OUT)/bench.json --report $(OUT)/report
+	@echo "The table with its plots: $(OUT)/report/index.html"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+
+test-long: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.dev
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,dev]'
+	touch $@ $(VENV)/.bench
+
+clean:
+	rm -rf $(VENV) $(OUT) build *.egg-info

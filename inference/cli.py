@@ -1,0 +1,208 @@
+"""The `hetconv` command: a thin front on the modules beside it. Heavy imports wait until a command runs."""
+
+import enum
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .rows import Run
+
+__all__ = ['app', 'main']
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help='HetConv for timm: models, counts, export to ONNX, and measured speed beside theoretical FLOPs.',
+)
+
+Model = Annotated[str, typer.Argument(help='Name of a model, as `hetconv list` shows them.', show_default=False)]
+Checkpoint = Annotated[
+    Optional[Path], typer.Option(help="Weights from timm's train.py; without it they are random.", show_default=False)
+]
+
+
+class Lowering(str, enum.Enum):
+    """What an exported file is made of."""
+
+    hetconv = 'hetconv'
+    portable = 'portable'
+
+
+@app.command('list')
+def list_models(
+    pattern: Annotated[str, typer.Argument(help="Wildcard, like '*resnet34*'.")] = '*',
+    cost: Annotated[bool, typer.Option(help='Count MACs and parameters too; takes seconds.')] = False,
+) -> None:
+    """List the registered models."""
+    import fnmatch
+
+    import timm
+
+    import timm_hetconv
+
+    names = fnmatch.filter(timm.list_models('hetconv_*'), pattern)
+    if not names:
+        raise UserError(f"no model matches {pattern!r}; try 'hetconv list'")
+    for name in names:
+        if cost:
+            model_cost = timm_hetconv.count(timm.create_model(name, device='meta'))
+            print(f'{name:36} {model_cost.macs:>14,} MACs {model_cost.params:>12,} parameters')
+        else:
+            print(name)
+
+
+@app.command()
+def info(
+    model: Model,
+    layers: Annotated[bool, typer.Option(help='One line a layer.')] = False,
+) -> None:
+    """Show what a model costs, exactly, and what its FLOPs promise over its dense twin."""
+    from .info import show_info
+
+    show_info(model, layers)
+
+
+@app.command()
+def paper(
+    table: Annotated[Optional[int], typer.Option(min=1, max=6, help='Only this table.', show_default=False)] = None,
+) -> None:
+    """Show the paper's printed figures beside the computed and the exactly counted ones."""
+    from .info import show_paper
+
+    show_paper(table)
+
+
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option('--output', '-o', help='ONNX file to write.', show_default=False)],
+    checkpoint: Checkpoint = None,
+    lowering: Annotated[
+        Lowering, typer.Option(help='hetconv: HetConv2d nodes with a function. portable: standard operators only.')
+    ] = Lowering.hetconv,
+) -> None:
+    """Export a model to ONNX: BatchNorm folded, dynamic batch, opset 18, compared with PyTorch."""
+    from .export import export_model, save_model, verify
+    from .lowering.portable import to_portable
+    from .subjects import create_model
+
+    require_parent(output)
+    module = create_model(model, checkpoint)
+    proto = export_model(module)
+    if lowering is Lowering.portable:
+        proto = to_portable(proto)
+    error = verify(proto, module)
+    save_model(proto, output)
+    checked = 'not compared: onnxruntime is not installed' if error is None else f'within {error:.0e} of PyTorch'
+    print(f'{output}: {model}, {output.stat().st_size / 1e6:.1f} MB, opset 18, {lowering.value} form, {checked}')
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str], typer.Argument(help='Model names; dense twins are added.', show_default=False)],
+    engine: Annotated[
+        Optional[list[str]],
+        typer.Option(help='Engine, repeatable. Default: all that are installed.', show_default=False),
+    ] = None,
+    threads: Annotated[Optional[list[int]], typer.Option(help='Threads, repeatable.', show_default='1')] = None,
+    batch: Annotated[int, typer.Option(help='Samples an inference.')] = 1,
+    rounds: Annotated[int, typer.Option(help='Turns of every row; more is slower and steadier.')] = 10,
+    layers: Annotated[bool, typer.Option(help='Measure each distinct layer shape too.')] = False,
+    checkpoint: Checkpoint = None,
+    json: Annotated[Optional[Path], typer.Option(help='Write the rows here.', show_default=False)] = None,
+    report: Annotated[
+        Optional[Path], typer.Option(help='Write the page and its Markdown twin here.', show_default=False)
+    ] = None,
+) -> None:
+    """Measure models on engines, beside what their FLOPs promise. Ctrl-C keeps what is done."""
+    from .bench import Settings
+    from .bench import bench as run_bench
+    from .engines import installed_engines
+    from .show import bar, show_run
+
+    if json:
+        require_parent(json)
+    settings = Settings(
+        engines=tuple(dict.fromkeys(engine or installed_engines())),
+        threads=tuple(dict.fromkeys(threads or [1])),
+        batch=batch,
+        rounds=rounds,
+    )
+    with bar() as progress:
+        run = run_bench(
+            models,
+            settings,
+            layers,
+            checkpoint,
+            progress,
+            save=(lambda run: run.save(json)) if json else (lambda _: None),
+        )
+    show_run(run)
+    if report:
+        _write_report(run, report)
+    if not run.settings['complete']:
+        sys.exit(130)
+    if any(row.status == 'failed' for row in [*run.rows, *run.layers]):
+        sys.exit(1)
+
+
+@app.command()
+def report(
+    json: Annotated[Path, typer.Argument(help='What `hetconv bench --json` wrote.', show_default=False)],
+    output: Annotated[Path, typer.Option('--output', '-o', help='Folder to write to.')] = Path('out/report'),
+) -> None:
+    """Make the page and its Markdown twin from a bench run."""
+    from .rows import Run
+
+    _write_report(Run.load(json), output)
+
+
+def _write_report(run: 'Run', folder: Path) -> None:
+    from .report import write_report
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{folder} cannot be made: {error.strerror}') from error
+    for path in write_report(run, folder):
+        print(path)
+
+
+def require_parent(path: Path) -> None:
+    """Before minutes of work: is there a folder for the result?
+
+    Raises:
+        UserError: There is none, or the path is a folder itself.
+    """
+    if path.is_dir():
+        raise UserError(f'{path} is a folder; give the name of a file')
+    if not path.absolute().parent.is_dir():
+        raise UserError(f'{path}: the folder {path.absolute().parent} does not exist')
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for what a user can mend, 130 for Ctrl-C."""
+    try:
+        app()
+    except UserError as error:
+        print(f'hetconv: {error}', file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extras = {'onnx': 'cpu', 'onnxscript': 'cpu', 'onnx_ir': 'cpu', 'onnxruntime': 'cpu', 'pydantic': 'cpu',
+                  'jinja2': 'cpu', 'matplotlib': 'cpu'}  # fmt: skip
+        if error.name not in extras:
+            raise
+        print(
+            f"hetconv: {error.name} is not installed: pip install 'timm-hetconv[{extras[error.name]}]'", file=sys.stderr
+        )
+        sys.exit(2)
+
+
+if __name__ == '__main__':
+    main()

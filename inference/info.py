@@ -1,0 +1,67 @@
+"""What `hetconv info` and `hetconv paper` print."""
+
+from rich.console import Console
+from rich.table import Table
+
+from .subjects import create_model, dense_twin
+
+__all__ = ['show_info', 'show_paper']
+
+
+def _console() -> Console:
+    # A pipe has no width: then wide enough that no cell is cut.
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def show_info(name: str, layers: bool) -> None:
+    """Print cost and promise of a model, and each of its layers if asked for."""
+    import timm_hetconv
+
+    cost = timm_hetconv.count(create_model(name))
+    twin = dense_twin(name)
+    dense = cost if twin == name else timm_hetconv.count(create_model(twin))
+    console = _console()
+    console.print(f'{name}: {cost.macs:,} MACs, {cost.params:,} parameters', highlight=False)
+    if twin != name:
+        console.print(
+            f'theory {dense.macs / cost.macs:.2f}× by FLOPs over {twin} ({dense.macs:,} MACs), '
+            f'{dense.minimal_multiplies / cost.minimal_multiplies:.2f}× with Winograd F(4x4,3x3) on both sides',
+            highlight=False,
+        )
+    if not layers:
+        return
+    table = Table('layer', 'kind', 'input', 'kernel', 'stride', 'P or groups', 'MACs', 'parameters')
+    for layer in cost.layers:
+        shape = layer.shape
+        if layer.kind == 'linear':
+            cells = [f'{shape["in_features"]} → {shape["out_features"]}', '', '', '']
+        else:
+            kernel, stride, size = shape['kernel_size'], shape['stride'], shape['input']
+            cells = [
+                f'{shape["in_channels"]} → {shape["out_channels"]}, {size[0]}×{size[1]}',
+                f'{kernel[0]}×{kernel[1]}',
+                f'{stride[0]}',
+                str(shape['part'] if layer.kind == 'hetconv' else shape['groups']),
+            ]
+        table.add_row(layer.name, layer.kind, *cells, f'{layer.macs:,}', f'{layer.params:,}')
+    console.print(table)
+
+
+def show_paper(number: int | None) -> None:
+    """Print every published figure beside the computed and the exactly counted one."""
+    from timm_hetconv.paper import compare
+
+    rows = [row for row in compare() if number in (None, row.table)]
+    table = Table('table', 'row', 'figure', 'printed', 'computed', 'difference', 'reproduces', 'exact count')
+    for row in rows:
+        exact = '' if row.exact is None else f'{row.exact:.6g}'
+        table.add_row(
+            str(row.table), row.row, row.metric, row.printed, f'{row.computed:.6g}', f'{row.difference:+.4f}',
+            'yes' if row.reproduces else 'no', exact,
+        )  # fmt: skip
+    console = _console()
+    console.print(table)
+    console.print(
+        f'{sum(row.reproduces for row in rows)} of {len(rows)} reproduce to the printed digit', highlight=False
+    )
