@@ -113,7 +113,7 @@ def bench(
         run = Run(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
             environment=describe_environment(settings.engines),
-            settings={**vars(settings), 'layers': layers, 'complete': False},
+            settings={**_plain(vars(settings)), 'layers': layers, 'complete': False},
         )
         total = len(groups) * len(settings.threads)
         try:
@@ -125,6 +125,11 @@ def bench(
             pass  # what was measured is kept; `complete` stays False
         save(run)
     return run
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """With lists for tuples, as they come back from JSON."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ def _empty_row(subject: Subject, engine_name: str, threads: int, settings: Setti
     )  # fmt: skip
     if subject.layer is None:
         return Row(**common)
-    return LayerRow(**common, layer=subject.layer.name, count=subject.layer.count, shape=subject.layer.shape)
+    return LayerRow(**common, layer=subject.layer.name, count=subject.layer.count, shape=_plain(subject.layer.shape))
 
 
 def _activate(slot: _Slot, threads: int, settings: Settings, folder: Path) -> None:

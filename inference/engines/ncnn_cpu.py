@@ -21,15 +21,19 @@ class NcnnCpu(Engine):
 
     def activate(self) -> None:
         import ncnn
+        import onnx
         import pnnx
+
+        from ..lowering.portable import fix_batch
 
         folder = self.files.portable.with_suffix('.ncnn.d')
         folder.mkdir(exist_ok=True)
         source = folder / 'model.onnx'
-        source.write_bytes(self.files.portable.read_bytes())  # pnnx writes its files beside its input
-        shape = _input_shape(source)
+        proto = fix_batch(onnx.load(self.files.portable), 1)
+        onnx.save(proto, source)  # pnnx writes its files beside its input
+        shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
         subprocess.run(
-            [pnnx.EXEC_PATH, source.name, f'inputshape=[1,{",".join(map(str, shape[1:]))}]f32', 'fp16=0'],
+            [pnnx.EXEC_PATH, source.name, f'inputshape=[{",".join(map(str, shape))}]f32', 'fp16=0'],
             cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
         net = ncnn.Net()
         net.opt.num_threads = self.threads
@@ -54,10 +58,3 @@ class NcnnCpu(Engine):
 
     def deactivate(self) -> None:
         self._net.clear()
-
-
-def _input_shape(path) -> list[int]:
-    import onnx
-
-    dims = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
-    return [dim.dim_value for dim in dims]

@@ -1,0 +1,249 @@
+"""The bench: its workers, its order, its refusals. No time is compared with any other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import inference.bench
+from inference.bench import Settings, bench
+from inference.engines import ModelFiles
+from inference.errors import UserError
+from inference.rows import Run
+from inference.subjects import create_model, dense_twin, layer_subjects, model_subjects
+from inference.worker import compare
+from inference.worker_process import WorkerError, WorkerProcess
+
+MODEL = 'hetconv_resnet20_cifar_p4'
+QUICK = dict(engines=('torch', 'onnxruntime'), rounds=2, turn_ms=1)
+
+
+@pytest.fixture(scope='module')
+def run():
+    steps = []
+    result = bench(
+        [MODEL, 'hetconv_resnet20_cifar_dwc'], Settings(**QUICK), layers=True,
+        progress=lambda what, done, total: steps.append(done / total),
+    )  # fmt: skip
+    assert steps == sorted(steps)
+    assert steps[0] >= 0
+    assert steps[-1] < 1
+    return result
+
+
+def test_rows_are_complete(run):
+    assert run.settings['complete']
+    dense = 'hetconv_resnet20_cifar_p1'
+    expected = {(m, e) for m in (dense, MODEL, 'hetconv_resnet20_cifar_dwc') for e in QUICK['engines']}
+    assert {(row.model, row.engine) for row in run.rows} == expected
+    for row in run.rows:
+        assert row.status == 'ok'
+        assert row.rounds == 2
+        assert row.ms_p20 <= row.ms_median <= row.ms_p80
+        assert row.throughput == pytest.approx(1000 / row.ms_median)
+        assert row.max_error < 1e-4
+        assert row.realised == pytest.approx(row.measured_speedup / row.theory_flops)
+    fastest = min((row for row in run.rows if row.model == dense), key=lambda row: row.ms_median)
+    assert {row.baseline for row in run.rows} == {fastest.engine}
+    assert fastest.measured_speedup == 1
+
+
+def test_theory_is_the_ratio_of_the_counts(run):
+    macs = {row.model: row.macs for row in run.rows}
+    for row in run.rows:
+        assert row.theory_flops == pytest.approx(macs['hetconv_resnet20_cifar_p1'] / macs[row.model])
+
+
+def test_layers_are_compared_with_their_own_dense_form(run):
+    p4 = [row for row in run.layers if row.model == MODEL and row.engine == 'torch']
+    assert sum(row.count for row in p4) == 18
+    assert len({json.dumps(row.shape) for row in p4}) == len(p4) == 5
+    for row in p4:
+        dense_row = next(
+            r for r in run.layers
+            if r.model == f'{MODEL}-dense' and r.layer == row.layer and r.engine == 'torch'
+        )  # fmt: skip
+        assert dense_row.theory_flops == 1
+        assert row.theory_flops == pytest.approx(3.0)  # 9 / (9/4 + 3/4)
+
+
+def test_a_run_survives_the_disk(run, tmp_path):
+    run.save(tmp_path / 'run.json')
+    assert Run.load(tmp_path / 'run.json') == run
+
+
+def test_ctrl_c_keeps_what_is_done(monkeypatch):
+    measure = inference.bench._measure_group
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        measure(*args)
+
+    monkeypatch.setattr(inference.bench, '_measure_group', interrupted)
+    saved = []
+    result = bench(
+        [MODEL, 'hetconv_mobilenet_cifar_p32'], Settings(engines=('torch',), rounds=1, turn_ms=1),
+        save=lambda run: saved.append(run.model_copy(deep=True)),
+    )  # fmt: skip
+    assert not result.settings['complete']
+    assert [row.model for row in result.rows] == ['hetconv_resnet20_cifar_p1', MODEL]
+    assert saved[-1] == result
+
+
+def test_a_wrong_result_is_never_timed(monkeypatch):
+    """The reference is spoiled for one model: its rows fail, the others are measured, and it is no baseline."""
+    write = inference.bench.Subject.write
+
+    def spoiled(self, folder, batch, seed):
+        files, samples = write(self, folder, batch, seed)
+        if self.dense:
+            data = dict(np.load(samples))
+            np.savez(samples, x=data['x'], y=data['y'] * 1.01)
+        return files, samples
+
+    monkeypatch.setattr(inference.bench.Subject, 'write', spoiled)
+    result = bench([MODEL], Settings(engines=('torch',), rounds=1, turn_ms=1))
+    dense, p4 = result.rows
+    assert dense.status == 'failed'
+    assert 'differs from PyTorch by 9.9e-03' in dense.error
+    assert dense.ms_median is None
+    assert p4.status == 'ok'
+    assert p4.baseline is None
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        (dict(batch=0), 'batch 0 must be at least 1'),
+        (dict(rounds=0), 'rounds 0'),
+        (dict(threads=(0,)), 'threads 0'),
+        (dict(threads=(100000,)), 'the number of cores here'),
+        (dict(engines=()), 'no engine is installed'),
+        (dict(engines=('tflite',)), 'unknown engine'),
+    ],
+)
+def test_settings_that_cannot_be_measured(kwargs, words):
+    with pytest.raises(UserError, match=words):
+        bench([MODEL], Settings(**{**QUICK, **kwargs}))
+
+
+@pytest.mark.parametrize(
+    ('models', 'checkpoint', 'words'),
+    [
+        ([], None, 'no model given'),
+        (['hetconv_resnet34_p5'], None, 'unknown model .hetconv_resnet34_p5.; did you mean hetconv_resnet34_p'),
+        ([MODEL, 'hetconv_resnet20_cifar_p8'], Path('x.pth'), 'exactly one model, not 2'),
+        ([MODEL], Path('missing.pth'), 'missing.pth: no such checkpoint file'),
+    ],
+)
+def test_models_that_cannot_be_measured(models, checkpoint, words):
+    with pytest.raises(UserError, match=words):
+        model_subjects(models, checkpoint)
+
+
+def test_checkpoints(tmp_path):
+    model = create_model(MODEL)
+    good, other, cut = tmp_path / 'good.pth', tmp_path / 'other.pth', tmp_path / 'cut.pth'
+    torch.save({'state_dict': model.state_dict()}, good)
+    torch.save(create_model('hetconv_resnet20_cifar_p8').state_dict(), other)
+    cut.write_bytes(good.read_bytes()[:5000])
+    loaded = create_model(MODEL, good)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+    with pytest.raises(UserError, match=f'not a checkpoint of {MODEL}: 0 weights missing, 0 unknown, 18 of another'):
+        create_model(MODEL, other)
+    with pytest.raises(UserError, match='damaged'):
+        create_model(MODEL, cut)
+
+
+@pytest.mark.parametrize(
+    ('name', 'twin'),
+    [
+        ('hetconv_resnet34_p4', 'hetconv_resnet34_p1'),
+        ('hetconv_vgg16_cifar_gwc4_se', 'hetconv_vgg16_cifar_p1_se'),
+        ('hetconv_mobilenet_dwc', 'hetconv_mobilenet_p1'),
+        ('resnet34', 'resnet34'),
+    ],
+)
+def test_dense_twin(name, twin):
+    assert dense_twin(name) == twin
+
+
+def test_random_weights_are_the_same_every_time_and_no_identity():
+    a, b = create_model(MODEL), create_model(MODEL)
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+    norms = [m for m in a.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.weight.min() > 0 and m.running_mean.abs().max() > 0 for m in norms)
+
+
+def test_layer_subjects_equal_their_dense_form():
+    for pair in layer_subjects(model_subjects([MODEL])):
+        dense, hetconv = pair
+        x = torch.randn(2, *hetconv.input_size)
+        torch.testing.assert_close(dense.model(x), hetconv.model(x))
+
+
+def test_compare():
+    expected = np.array([[1.0, -2.0]], np.float32)
+    assert compare(expected + 1e-3, expected) == pytest.approx(5e-4, rel=1e-2)
+    for output, words in [
+        (expected * 1.01, 'differs'),
+        (expected * np.nan, 'not finite'),
+        (expected[0], 'shape'),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            compare(output, expected)
+
+
+@pytest.fixture
+def worker():
+    process = WorkerProcess(threads=1)
+    yield process
+    process.close()
+
+
+def test_worker_reports_an_error_in_one_line_and_lives(worker, tmp_path):
+    files = ModelFiles(*(tmp_path / name for name in 'abc'))
+    for _ in range(2):
+        with pytest.raises(WorkerError, match='FileNotFoundError') as caught:
+            worker.activate('torch', files, 1, 1, tmp_path / 'none.npz')
+        assert '\n' not in str(caught.value)
+
+
+def test_worker_that_dies_says_how(worker):
+    os.kill(worker._process.pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match='killed by SIGKILL'):
+        worker.time(1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc and asks the kernel for a death signal')
+def test_worker_is_stopped_between_turns_and_dies_with_its_parent(tmp_path):
+    code = (
+        'import time\n'
+        'from inference.worker_process import WorkerError, WorkerProcess\n'
+        'from inference.engines import ModelFiles\n'
+        'w = WorkerProcess(1)\n'
+        'try: w.activate("torch", ModelFiles(*"abc"), 1, 1, "none.npz")\n'
+        'except WorkerError: print(w._process.pid, flush=True)\n'
+        'time.sleep(60)\n'
+    )
+    parent = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    status = Path(f'/proc/{pid}/status')
+    assert 'T (stopped)' in status.read_text()
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while status.exists() and 'Z (zombie)' not in status.read_text():
+        assert time.monotonic() < deadline, 'the worker outlived its parent'
+        time.sleep(0.05)

@@ -1,0 +1,130 @@
+"""The command: what it prints, its exit codes, and that a mistake costs one line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+MODEL = 'hetconv_resnet20_cifar_p4'
+
+
+def hetconv(*args, cwd=None, **kwargs):
+    """The command as a user runs it."""
+    environment = {**os.environ, 'COLUMNS': '200'}
+    return subprocess.run(
+        [sys.executable, '-m', 'inference', *map(str, args)], capture_output=True, text=True, cwd=cwd, env=environment,
+        timeout=300, **kwargs,
+    )  # fmt: skip
+
+
+COMMANDS = ['list', 'info', 'paper', 'export', 'bench', 'report']
+
+
+@pytest.mark.parametrize('command', [None, *COMMANDS])
+def test_help_needs_no_heavy_package(command):
+    """Whatever the machine's speed: `--help` imports neither torch nor any engine."""
+    args = [command, '--help'] if command else ['--help']
+    code = (
+        'import sys\n'
+        f'sys.argv = ["hetconv", *{args!r}]\n'
+        'from inference.cli import app\n'
+        'try: app()\n'
+        'except SystemExit: pass\n'
+        'heavy = {"torch", "timm", "onnx", "onnxruntime", "numpy", "matplotlib", "pydantic", "jinja2"}\n'
+        'print(sorted(heavy & set(sys.modules)))\n'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert 'Usage' in result.stdout
+    assert result.stdout.splitlines()[-1] == '[]'
+
+
+def test_list():
+    assert hetconv('list', '*resnet34_p4*').stdout.split() == ['hetconv_resnet34_p4', 'hetconv_resnet34_p4_se']
+    assert '1,313,116,160 MACs' in hetconv('list', 'hetconv_resnet34_p4', '--cost').stdout
+
+
+def test_info():
+    result = hetconv('info', 'hetconv_resnet34_p4', '--layers')
+    assert '1,313,116,160 MACs, 7,740,200 parameters' in result.stdout
+    assert 'theory 2.79× by FLOPs over hetconv_resnet34_p1' in result.stdout
+    assert 'layer1.0.conv1' in result.stdout
+
+
+def test_paper():
+    result = hetconv('paper')
+    assert '67 of 78 reproduce to the printed digit' in result.stdout
+    assert hetconv('paper', '--table', 4).stdout.count('MobileNet') == 3
+
+
+def test_export_bench_report(tmp_path):
+    """The main job, from one end to the other."""
+    result = hetconv('export', MODEL, '-o', 'model.onnx', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'model.onnx').stat().st_size > 100_000
+    result = hetconv(
+        'bench', MODEL, '--engine', 'torch', '--engine', 'onnxruntime', '--rounds', 2, '--json', 'run.json',
+        '--report', 'report', cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert 'hetconv_resnet20_cifar_p4  theory 2.9' in result.stdout
+    assert len(json.loads((tmp_path / 'run.json').read_text())['rows']) == 4
+    assert '100 %' not in result.stderr
+    page = (tmp_path / 'report' / 'index.html').read_text()
+    assert MODEL in page
+    result = hetconv('report', 'run.json', '-o', 'again', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'again' / 'index.html').read_text() == page
+
+
+@pytest.mark.parametrize(
+    ('args', 'words'),
+    [
+        (['export', 'hetconv_resnet34_p5', '-o', 'm.onnx'], 'unknown model'),
+        (['export', MODEL, '-o', 'none/m.onnx'], 'does not exist'),
+        (['export', MODEL, '-o', '.'], 'is a folder'),
+        (['export', MODEL, '-o', 'm.onnx', '--checkpoint', 'none.pth'], 'none.pth: no such checkpoint file'),
+        (['export', MODEL, '-o', 'm.onnx', '--checkpoint', 'text.pth'], 'text.pth cannot be read'),
+        (['info', 'resnet3'], 'unknown model'),
+        (['list', 'nothing*'], 'no model matches'),
+        (['bench', MODEL, '--engine', 'tflite'], 'unknown engine'),
+        (['bench', MODEL, '--batch', '0', '--engine', 'torch'], 'batch 0'),
+        (['bench', MODEL, '--engine', 'torch', '--json', 'none/run.json'], 'does not exist'),
+        (['bench', MODEL, '--engine', 'torch', '--json', 'r.json', '--report', 'text.pth'], 'text.pth'),
+        (['report', 'none.json'], 'none.json'),
+        (['report', 'text.pth'], 'not the JSON'),
+    ],
+)
+def test_mistakes_cost_one_line_and_exit_code_2(args, words, tmp_path):
+    (tmp_path / 'text.pth').write_text('no checkpoint')
+    result = hetconv(*args, cwd=tmp_path)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert result.stderr.startswith('hetconv: ')
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['text.pth'], 'something half done was left behind'
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    import signal
+
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'inference', 'bench', MODEL, 'hetconv_mobilenet_cifar_p32', '--engine', 'torch',
+         '--rounds', '100000', '--json', 'run.json'],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stderr:
+        if 'round 3 ' in line:
+            break
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - started < 30
+    assert 'Traceback' not in errors
+    assert 'interrupted' in output
+    rows = json.loads((tmp_path / 'run.json').read_text())['rows']
+    assert {row['model'] for row in rows} == {'hetconv_resnet20_cifar_p1', MODEL}
+    assert all(row['rounds'] >= 2 for row in rows)

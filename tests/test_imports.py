@@ -1,0 +1,43 @@
+"""Importing is light, lazy and silent, and arrows run down only."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ('onnx', 'onnxruntime', 'onnxscript', 'openvino', 'MNN', 'ncnn', 'matplotlib', 'pydantic', 'typer', 'inference')
+
+
+def python(code):
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+
+
+def test_ground_floor_pulls_in_no_engine_and_prints_nothing():
+    result = python(f'import timm_hetconv, sys; print([name for name in {HEAVY} if name in sys.modules])')
+    assert result.stdout == '[]\n'
+    assert result.stderr == ''
+
+
+@pytest.mark.parametrize('module', ['inference', 'inference.cli', 'inference.worker', 'inference.engines'])
+def test_upper_floor_waits_with_torch(module):
+    result = python(f'import {module}, sys; print("torch" in sys.modules)')
+    assert result.stdout == 'False\n'
+
+
+def test_import_does_not_touch_cuda():
+    assert python('import timm_hetconv, torch; print(torch.cuda.is_initialized())').stdout == 'False\n'
+
+
+@pytest.mark.parametrize(('package', 'above'), [('timm_hetconv', {'inference', 'calib'}), ('inference', {'calib'})])
+def test_arrows_run_down(package, above):
+    for path in (ROOT / package).rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            assert not above & {name.split('.')[0] for name in names}, f'{path} imports from a floor above'
