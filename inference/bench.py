@@ -226,4 +226,5 @@ def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot], settings: S
         )  # fmt: skip
         for row in rows:
             if row.rounds or row.status == 'failed':  # an interrupted group leaves nothing unmeasured behind
-                (run.layers if isinstance(row, LayerRow) else run.rows).append(row)
+                rows_of_kind: list[Any] = run.layers if isinstance(row, LayerRow) else run.rows
+                rows_of_kind.append(row)

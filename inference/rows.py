@@ -17,6 +17,7 @@ class Measurement(BaseModel):
     Speed-ups compare rows of one run at the same threads, batch and precision only. "Dense" is the P=1 twin.
 
     Attributes:
+        model: Name in the registry; of a layer, the model that it is from, with '-dense' for the layer's dense form.
         engine: 'onnxruntime', 'openvino', 'mnn', 'ncnn', 'torch', 'torch-compile', ...
         lowering: How HetConv reaches the engine: 'native' (PyTorch), 'portable' (standard ONNX operators), 'plugin'.
         winograd: The engine uses Winograd's algorithm for dense 3x3 convolutions.
@@ -40,6 +41,7 @@ class Measurement(BaseModel):
 
     model_config = ConfigDict(extra='forbid')
 
+    model: str
     engine: str
     lowering: str
     precision: str = 'fp32'
@@ -71,13 +73,10 @@ class Measurement(BaseModel):
 class Row(Measurement):
     """One model on one engine."""
 
-    model: str
-
 
 class LayerRow(Measurement):
     """One distinct layer shape of a model on one engine, with `count` layers of that shape in the model."""
 
-    model: str
     layer: str
     count: int
     shape: dict[str, Any]

@@ -180,7 +180,7 @@ def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[lis
     for twin, others in groups.items():
         group_subjects = []
         for name in [twin, *others]:
-            model = create_model(name, checkpoint if name in names else None)
+            model: Any = create_model(name, checkpoint if name in names else None)
             cost = timm_hetconv.count(model)
             size = tuple(model.pretrained_cfg['input_size'])
             group_subjects.append(
@@ -206,7 +206,7 @@ def layer_subjects(groups: list[list[Subject]]) -> list[list[Subject]]:
             for layers in shapes.values():
                 first = layers[0]
                 layer_of = LayerOf(first.name, len(layers), first.shape)
-                hetconv = copy.deepcopy(subject.model.get_submodule(first.name))
+                hetconv: Any = copy.deepcopy(subject.model.get_submodule(first.name))
                 input_size = (hetconv.in_channels, *first.shape['input'])
                 pair = []
                 for module, dense in ((hetconv.to_dense(), True), (hetconv, False)):

@@ -86,7 +86,9 @@ def main() -> None:
     for line in sys.stdin:
         ((verb, argument),) = json.loads(line).items()
         try:
-            answer = {'ok': worker.activate(**argument) if verb == 'activate' else worker.time(argument)}
+            answer: dict[str, Any] = {
+                'ok': worker.activate(**argument) if verb == 'activate' else worker.time(argument)
+            }
         except Exception as error:
             message = ' '.join(str(error).split())
             answer = {'error': f'{type(error).__name__}: {message}'[:500]}

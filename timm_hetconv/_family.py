@@ -7,7 +7,7 @@ A kind is the last part of a model's name: 'p1' (dense), 'p2' ... 'p64' (HetConv
 import math
 import re
 import sys
-from typing import Any, Callable, Dict, Iterable, List
+from typing import Any, Callable, Dict, Iterable, List, Mapping
 
 import torch.nn as nn
 
@@ -135,7 +135,7 @@ def register_variants(
         setattr(sys.modules[module], name, register_model(entrypoint))
 
 
-def make_default_cfgs(cfgs: Dict[str, Iterable[str]], make: Callable[[str], Dict[str, Any]]):
+def make_default_cfgs(cfgs: Mapping[str, Iterable[str]], make: Callable[[str], Dict[str, Any]]):
     """default_cfgs of a family: `make(arch)` for every variant of every architecture (`cfgs`: arch -> kinds)."""
     return generate_default_cfgs(
         {name: make(arch) for arch, kinds in cfgs.items() for name in variant_names(arch, kinds)}

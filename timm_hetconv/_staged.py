@@ -69,8 +69,9 @@ class StagedNet(nn.Module):
             if isinstance(m, (nn.BatchNorm2d, nn.Linear)):
                 m.reset_parameters()
         for m in self.modules():
-            if hasattr(m, 'zero_init_last'):
-                m.zero_init_last()
+            zero_init_last = getattr(m, 'zero_init_last', None)
+            if zero_init_last is not None:
+                zero_init_last()
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:

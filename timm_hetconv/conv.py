@@ -19,8 +19,8 @@ _Padding = Union[None, int, Tuple[int, int]]
 
 def same_padding(kernel_size: _Size, dilation: _Size = 1) -> Tuple[int, int]:
     """Padding that keeps height and width at stride 1; `kernel_size` odd."""
-    kernel_size, dilation = to_2tuple(kernel_size), to_2tuple(dilation)
-    return dilation[0] * (kernel_size[0] // 2), dilation[1] * (kernel_size[1] // 2)
+    (rows, columns), (row_step, column_step) = to_2tuple(kernel_size), to_2tuple(dilation)
+    return row_step * (rows // 2), column_step * (columns // 2)
 
 
 @register_notrace_module  # FX cannot follow the choice between one operator and its composition
@@ -68,27 +68,27 @@ class HetConv2d(nn.Module):
     ) -> None:
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
-        kernel_size = to_2tuple(kernel_size)
+        kernel: Tuple[int, int] = to_2tuple(kernel_size)
         if part < 1 or in_channels % part or out_channels % part:
             raise ValueError(
                 f'part={part} must divide in_channels={in_channels} and out_channels={out_channels}; '
                 f'the largest divisor of {part} that does is {math.gcd(max(part, 1), in_channels, out_channels)}'
             )
-        if any(k % 2 == 0 for k in kernel_size) or kernel_size == (1, 1):
+        if any(k % 2 == 0 for k in kernel) or kernel == (1, 1):
             raise ValueError(
-                f'kernel_size={kernel_size} must be odd and more than 1: the 1x1 kernels sit at the centre of the K x K'
+                f'kernel_size={kernel} must be odd and more than 1: the 1x1 kernels sit at the centre of the K x K'
             )
         if isinstance(padding, str):
             raise ValueError(f'padding={padding!r} must be None (same), an int or a pair of ints')
         self.in_channels = in_channels
         self.out_channels = out_channels
-        self.kernel_size: Tuple[int, int] = kernel_size
+        self.kernel_size = kernel
         self.stride: Tuple[int, int] = to_2tuple(stride)
         self.dilation: Tuple[int, int] = to_2tuple(dilation)
-        self.padding: Tuple[int, int] = same_padding(kernel_size, dilation) if padding is None else to_2tuple(padding)
+        self.padding: Tuple[int, int] = same_padding(kernel, dilation) if padding is None else to_2tuple(padding)
         self.part = part
 
-        taps = kernel_size[0] * kernel_size[1] - 1
+        taps = kernel[0] * kernel[1] - 1
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1, **dd))
         self.weight_kxk = nn.Parameter(torch.empty(out_channels, in_channels // part, taps, **dd))
         self.bias = nn.Parameter(torch.empty(out_channels, **dd)) if bias else None
@@ -185,10 +185,10 @@ class HetConv2d(nn.Module):
         layer = cls(
             conv.in_channels,
             conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
+            to_2tuple(conv.kernel_size),
+            to_2tuple(conv.stride),
+            to_2tuple(conv.padding),
+            to_2tuple(conv.dilation),
             part,
             conv.bias is not None,
             conv.weight.device,

@@ -69,8 +69,8 @@ def convert(
 
     Eligible is a dense K x K `nn.Conv2d` with an odd kernel and fixed zero padding. The stem and the projection
     shortcuts stay dense, chosen by position and not by divisibility, as in the paper, and so does a convolution that
-    is really a linear layer of the head (VGG's 7x7). P is clamped to gcd(P, M, N) where it does not divide the channels,
-    as in this package's models.
+    is really a linear layer of the head (VGG's 7x7). P is clamped to gcd(P, M, N) where it does not divide the
+    channels, as in this package's models.
 
     Args:
         model: Any module; timm's models say which convolution is their stem.

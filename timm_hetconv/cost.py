@@ -60,7 +60,7 @@ class ModelCost:
     layers: List[LayerCost]
 
 
-def _winograd(kernel_size: Tuple[int, int], stride: Tuple[int, int], dilation: Tuple[int, int]) -> bool:
+def _winograd(kernel_size: Tuple[int, ...], stride: Tuple[int, ...], dilation: Tuple[int, ...]) -> bool:
     return tuple(kernel_size) == (3, 3) and tuple(stride) == (1, 1) and tuple(dilation) == (1, 1)
 
 

@@ -11,7 +11,7 @@ operators: it is what TorchScript and torch.compile see, so that they can fuse i
 the same arithmetic is wrapped as one operator with a FLOP formula.
 """
 
-from typing import List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -124,10 +124,11 @@ def _compose_backward(
             rows, columns = max(offset[0], 0), max(offset[1], 0)
             grad_x = grad_x + F.pad(grad_centre, [columns, columns, rows, rows])
     # A custom operator may not return one of its outputs twice, nor None.
-    return tuple(
+    grads = [
         g if needed and g is not None else grad.new_empty((0,))
         for g, needed in zip((grad_x, grad_weight, grad_kxk, grad_bias), mask)
-    )
+    ]
+    return grads[0], grads[1], grads[2], grads[3]
 
 
 @torch.library.custom_op('hetconv::conv2d', mutates_args=())
@@ -187,7 +188,7 @@ def _backward(ctx, grad):
     x, weight, weight_kxk = ctx.saved_tensors
     mask = list(ctx.needs_input_grad[:4])
     # With create_graph=True the gradient is differentiated again: then the composition, which autograd can follow.
-    backward = _compose_backward if torch.is_grad_enabled() else torch.ops.hetconv.conv2d_backward
+    backward: Callable = _compose_backward if torch.is_grad_enabled() else torch.ops.hetconv.conv2d_backward
     grads = backward(grad, x, weight, weight_kxk, *ctx.geometry, mask)
     return *(g if needed else None for g, needed in zip(grads, mask)), None, None, None, None
 

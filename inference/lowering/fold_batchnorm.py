@@ -31,8 +31,8 @@ class FoldBatchNormIntoHetConv(RewriteRuleClassBase):
             _outputs=['y'],
         )
 
-    def check(self, context: Any, hetconv: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
-        del context
+    def check(self, op: Any, hetconv: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
+        del op
         result = MatchResult()
         if len(hetconv.uses()) != 1:
             return result.fail('something else reads the output before the batch norm')
@@ -62,7 +62,7 @@ class FoldBatchNormIntoHetConv(RewriteRuleClassBase):
         return op.HetConv2d(x, *inputs, _domain=DOMAIN, **dict(node.attributes))
 
 
-def _array(value: ir.Value) -> np.ndarray:
+def _array(value: Any) -> np.ndarray:
     return ir.convenience.get_const_tensor(value).numpy()
 
 
