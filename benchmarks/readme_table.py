@@ -1,0 +1,64 @@
+"""README's table, from the raw rows in benchmarks/results: `python benchmarks/readme_table.py` writes it between its marks.
+
+A test holds README to it, so that no figure there is from anywhere else.
+"""
+
+import sys
+from pathlib import Path
+
+from inference.rows import Row, Run
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / 'benchmarks' / 'results' / 'cpu.json'
+BEGIN, END = '<!-- table: begin -->', '<!-- table: end -->'
+
+
+def _best(rows: list[Row]) -> list[Row]:
+    """The fastest row of every model at every thread count."""
+    best: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        key = (row.model, row.threads)
+        if row.ms_median and (key not in best or row.ms_median < (best[key].ms_median or 0)):
+            best[key] = row
+    return [best[key] for key in sorted(best, key=lambda key: (key[1], [r.model for r in rows].index(key[0])))]
+
+
+def table(run: Run) -> str:
+    """Markdown: the fastest engine of every model, beside theory."""
+    environment = run.environment
+    lines = [
+        '| model | threads | fastest engine | ms | theory | measured | over direct engines | realised |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
+    for row in _best(run.rows):
+        dense = row.theory_flops == 1
+        lines.append(
+            f'| `{row.model}` | {row.threads} | {row.engine} | {row.ms_median:.1f} | '
+            + ('dense | | | |' if dense else
+               f'{row.theory_flops:.2f}× | {row.measured_speedup:.2f}× ({row.baseline}) | '
+               f'{row.measured_speedup_direct:.2f}× ({row.baseline_direct}) | {row.realised:.0%} |')
+        )  # fmt: skip
+    versions = ', '.join(
+        f'{name} {environment[name]}'
+        for name in ('torch', 'onnxruntime', 'openvino', 'MNN', 'ncnn')
+        if name in environment
+    )
+    lines += [
+        '',
+        f'{environment["cpu"]}, {environment["cores"]} cores ({", ".join(environment["isa"])}), fp32, batch '
+        f'{run.settings["batch"]}, {run.settings["rounds"]} interleaved rounds, medians; {versions}; {run.created[:10]}. '
+        'Every row: [benchmarks/results/cpu.json](benchmarks/results/cpu.json).',
+    ]
+    return '\n'.join(lines)
+
+
+def embed(readme: str, text: str) -> str:
+    """README with the text between the marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f'{before}{BEGIN}\n{text}\n{END}{after}'
+
+
+if __name__ == '__main__':
+    path = ROOT / 'README.md'
+    path.write_text(embed(path.read_text(), table(Run.load(sys.argv[1] if len(sys.argv) > 1 else RESULT))))

@@ -1,0 +1,61 @@
+"""Every command and every piece of Python in README and docs runs as written.
+
+A fenced block is run with the others of its page, in order, in one empty folder. A block after a line
+`<!-- not run: reason -->` is not: it needs something that a test must not assume (a GPU, a network, a clone, minutes).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')])
+BLOCK = re.compile(
+    r'(?:^<!-- (?P<mark>not run: .+) -->\n+)?^```(?P<language>bash|python)\n(?P<code>.*?)^```$', re.M | re.S
+)
+
+
+def blocks(page):
+    return [(match['language'], match['code']) for match in BLOCK.finditer(page.read_text()) if not match['mark']]
+
+
+def test_pages_have_blocks():
+    assert ROOT / 'README.md' in PAGES
+    assert sum(len(blocks(page)) for page in PAGES) > 8
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_commands_run(page, tmp_path):
+    # The command as installed beside this Python, wherever the tests run from.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    assert shutil.which('hetconv', path=path), 'the package is not installed: pip install -e .'
+    for language, code in blocks(page):
+        command = ['bash', '-euo', 'pipefail', '-c', code] if language == 'bash' else [sys.executable, '-c', code]
+        result = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, 'PATH': path}, capture_output=True, text=True, timeout=600
+        )
+        assert result.returncode == 0, f'{code}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
+        if not target.startswith(('http://', 'https://')):
+            assert (page.parent / target).exists(), f'{page.name}: {target}'
+
+
+def test_readme_has_the_figures_of_the_run_in_the_repository():
+    sys.path.insert(0, str(ROOT / 'benchmarks'))
+    try:
+        import readme_table
+    finally:
+        sys.path.pop(0)
+    from inference.rows import Run
+
+    readme = (ROOT / 'README.md').read_text()
+    assert readme_table.embed(readme, readme_table.table(Run.load(readme_table.RESULT))) == readme
