@@ -1,4 +1,4 @@
-"""README's table, from the raw rows in benchmarks/results: `python benchmarks/readme_table.py` writes it between its marks.
+"""README's table, from the raw rows in benchmarks/results: `python benchmarks/readme_table.py` writes it there.
 
 A test holds README to it, so that no figure there is from anywhere else.
 """
@@ -46,7 +46,8 @@ def table(run: Run) -> str:
     lines += [
         '',
         f'{environment["cpu"]}, {environment["cores"]} cores ({", ".join(environment["isa"])}), fp32, batch '
-        f'{run.settings["batch"]}, {run.settings["rounds"]} interleaved rounds, medians; {versions}; {run.created[:10]}. '
+        f'{run.settings["batch"]}, {run.settings["rounds"]} interleaved rounds, medians; {versions}; '
+        f'{run.created[:10]}. '
         'Every row: [benchmarks/results/cpu.json](benchmarks/results/cpu.json).',
     ]
     return '\n'.join(lines)
