@@ -194,13 +194,9 @@ def main() -> None:
         print(f'hetconv: {error}', file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        extras = {'onnx': 'cpu', 'onnxscript': 'cpu', 'onnx_ir': 'cpu', 'onnxruntime': 'cpu', 'pydantic': 'cpu',
-                  'jinja2': 'cpu', 'matplotlib': 'cpu'}  # fmt: skip
-        if error.name not in extras:
+        if error.name not in ('jinja2', 'matplotlib', 'onnx', 'onnx_ir', 'onnxruntime', 'onnxscript', 'pydantic'):
             raise
-        print(
-            f"hetconv: {error.name} is not installed: pip install 'timm-hetconv[{extras[error.name]}]'", file=sys.stderr
-        )
+        print(f"hetconv: {error.name} is not installed: pip install 'timm-hetconv[cpu]'", file=sys.stderr)
         sys.exit(2)
 
 

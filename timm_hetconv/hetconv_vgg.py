@@ -87,14 +87,18 @@ class HetConvVGG(VGG):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
+    @torch.jit.ignore
+    def _checkpointed_features(self, x: Tensor) -> Tensor:
+        start = 0
+        for end in [i for i, m in enumerate(self.features) if isinstance(m, nn.MaxPool2d)]:
+            # A segment ends before a pool: one that began with an in-place ReLU would spoil its saved input.
+            x = checkpoint(self.features[start:end], x)
+            start = end
+        return self.features[start:](x)
+
     def forward_features(self, x: Tensor) -> Tensor:
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            start = 0
-            for end in [i for i, m in enumerate(self.features) if isinstance(m, nn.MaxPool2d)]:
-                # A segment ends before a pool: one that began with an in-place ReLU would spoil its saved input.
-                x = checkpoint(self.features[start:end], x)
-                start = end
-            return self.features[start:](x)
+            return self._checkpointed_features(x)
         return self.features(x)
 
 

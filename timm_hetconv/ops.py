@@ -16,6 +16,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
 __all__ = ['compose', 'grouped_kernel', 'hetconv2d']
@@ -177,6 +178,10 @@ def _conv2d_backward(
 @_conv2d_backward.register_fake
 def _(grad, x, weight, weight_kxk, kernel_size, stride, padding, dilation, mask):
     return _compose_backward(grad, x, weight, weight_kxk, kernel_size, stride, padding, dilation, mask)
+
+
+# What `torch.onnx.export` does with the operator when it is given no translation, as by timm's onnx_export.py.
+register_decomposition(torch.ops.hetconv.conv2d.default)(compose)
 
 
 def _setup_context(ctx, inputs, output):
