@@ -8,7 +8,7 @@ OUT ?= out
 # One thread, and all cores up to two: what an embedded board has to spare.
 CORES := $(shell nproc 2>/dev/null || echo 1)
 THREADS ?= $(if $(filter 1,$(CORES)),1,1 2)
-MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8 hetconv_resnet18_p4
+MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8
 PYTEST_ARGS ?=
 
 .PHONY: bench test test-long lint format setup clean

@@ -6,6 +6,7 @@ registered with that timm.
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -14,7 +15,7 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Iterator, List
+from typing import Any, Iterator, List
 
 USAGE = """\
 usage: python -m timm_hetconv SCRIPT ARGS...
@@ -60,6 +61,22 @@ def _models_in_children() -> Iterator[None]:
             del os.environ['PYTHON_EXEC']
 
 
+def _let_ddp_run_on_cpus() -> None:
+    """timm's train.py gives DistributedDataParallel `device_ids=[cpu]`, which torch refuses: on CPUs it wants none."""
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    original = DistributedDataParallel.__init__
+
+    @functools.wraps(original)
+    def init(self: Any, module: Any, device_ids: Any = None, *args: Any, **kwargs: Any) -> None:
+        if device_ids and all(torch.device(device).type == 'cpu' for device in device_ids):
+            device_ids = None
+        original(self, module, device_ids, *args, **kwargs)
+
+    setattr(DistributedDataParallel, '__init__', init)  # noqa: B010  mypy knows no method that is replaced
+
+
 def main(args: List[str]) -> int:
     if args and args[0] in ('-h', '--help'):
         print(USAGE, end='')
@@ -79,6 +96,8 @@ def main(args: List[str]) -> int:
     script = Path(args[0])
     sys.argv = list(args)
     _register_models(script)
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        _let_ddp_run_on_cpus()
     with _models_in_children() if script.name == 'bulk_runner.py' else contextlib.nullcontext():
         runpy.run_path(args[0], run_name='__main__')
     return 0
