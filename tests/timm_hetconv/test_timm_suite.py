@@ -60,7 +60,7 @@ def run_suite(folder, selection, timeout):
 
 
 def test_quick_selection(timm_tests):
-    names = ' or '.join(f'{name}-' for name in QUICK)
+    names = ' or '.join(f'{name}]' for name in QUICK)
     # Not the tests for FX: they repeat the others and take as long again.
     output = run_suite(timm_tests, f'({names}) and not fx or test_hub', timeout=800)
     assert int(output.split(' passed')[0].split()[-1]) >= 5 * len(QUICK)
@@ -73,8 +73,20 @@ def test_whole_suite(timm_tests):
 
 
 @pytest.fixture(scope='session')
-def timm_test_models(timm_tests):
+def timm_test_models(timm_tests, request):
     """timm's test_models.py as a module."""
+    for marker in (
+        'base',
+        'cfg',
+        'cfg_nonstd',
+        'torchscript',
+        'features',
+        'forward',
+        'backward',
+        'fxforward',
+        'fxbackward',
+    ):
+        request.config.addinivalue_line('markers', f"{marker}: timm's own")
     spec = importlib.util.spec_from_file_location('timm_test_models', timm_tests / 'test_models.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
