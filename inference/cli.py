@@ -128,6 +128,8 @@ def bench(
 
     if json:
         require_parent(json)
+    if report and report.exists() and not report.is_dir():
+        raise UserError(f'{report} is a file; give the name of a folder')
     settings = Settings(
         engines=tuple(dict.fromkeys(engine or installed_engines())),
         threads=tuple(dict.fromkeys(threads or [1])),

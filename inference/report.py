@@ -1,13 +1,25 @@
 """A bench run as one self-contained HTML page and its Markdown twin."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .rows import LayerRow, Measurement, Run, write_text_atomically
-from .summary import main_lines
+from .rows import Measurement, Run, write_text_atomically
+from .summary import (
+    best_row,
+    error_text,
+    is_dense,
+    layer_text,
+    limits_of,
+    main_lines,
+    ms_text,
+    percent_text,
+    setting_of,
+    setting_text,
+    times_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,33 +27,64 @@ if TYPE_CHECKING:
 __all__ = ['write_report']
 
 DEFINITIONS = (
-    ('theory', 'MACs of the dense twin (P=1) over MACs of the model: what the FLOPs promise, as the paper counts.'),
+    ('dense twin', 'The same network with P=1, where every kernel is K×K.'),
+    (
+        'baseline',
+        "The fastest dense row of other people's engines at the same threads, batch and precision: what a user would "
+        'run instead. Its measured speed-up is 1.00×.',
+    ),
+    (
+        'theory',
+        'Multiply-accumulates (MACs) of the dense twin / those of the model: what the FLOPs promise, as the paper '
+        'counts.',
+    ),
     (
         'minimal',
-        "The same in multiplies when both sides use Winograd's F(4×4,3×3) for 3×3 convolutions at stride 1, 2.25 "
-        'multiplies a weight instead of 9. The dense network gains more from it, so this promise is lower.',
+        "The same in multiplies, with Winograd's F(4×4,3×3) on both sides: a 3×3 convolution at stride 1 then takes "
+        '2.25 multiplies a weight and pixel instead of 9. The dense twin gains more from it, so this promise is lower.',
     ),
+    ('measured', 'Time of the baseline / time of the row.'),
     (
-        'measured',
-        "Speed-up over the baseline: the fastest dense row of other people's engines at the same threads, batch and "
-        'precision, which is what a user would run instead.',
+        'direct',
+        "The same over the fastest dense row of an engine without Winograd, which is the paper's own assumption.",
     ),
-    ('direct', "Speed-up over the fastest dense row of an engine without Winograd, the paper's own assumption."),
     ('realised', 'measured / theory.'),
-    ('error', "Largest difference from PyTorch's output, relative to its largest value. A wrong row is never timed."),
+    ('ms, p20–p80', 'Milliseconds a batch: median and 20 and 80% quantiles over the rounds.'),
+    ('samples/s', 'Batch / median.'),
+    (
+        'error',
+        "Largest difference from PyTorch's output, relative to that output's largest value. A row that is wrong counts "
+        'as failed and is never timed.',
+    ),
 )
+
+# What `describe_environment` says of the machine; everything else in there is the version of a package.
+_MACHINE = ('cpu', 'cores', 'isa', 'load', 'os', 'python')
+
+# As bright as the middle between a white page and a black one, for pictures that stand alone.
+_ALONE = '#787c82'
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing in the page: file name without suffix, caption, and the `<svg>` element."""
+    """One drawing: file name without suffix, what it shows, and the `<svg>` element for the page and for a file."""
+
+    name: str
+    alt: str
+    inline: str
+    alone: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Drawings under one caption."""
 
     name: str
     caption: str
-    svg: str
+    pictures: list[Picture]
 
 
-def write_report(run: Run, folder: Path, accuracy: Iterable[tuple[str, str]] = ()) -> list[Path]:
+def write_report(run: Run, folder: Path, accuracy: Sequence[tuple[str, str]] | None = None) -> list[Path]:
     """Write `index.html`, which needs no other file, and `README.md` with its pictures beside it.
 
     Args:
@@ -53,7 +96,7 @@ def write_report(run: Run, folder: Path, accuracy: Iterable[tuple[str, str]] = (
         The two pages.
 
     Raises:
-        UserError: The folder cannot be written to.
+        UserError: The folder does not exist or cannot be written to.
     """
     import jinja2
 
@@ -63,100 +106,109 @@ def write_report(run: Run, folder: Path, accuracy: Iterable[tuple[str, str]] = (
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    environment.filters.update(times=_times, ms=_ms, percent=_percent, error=_error)
+    environment.filters.update(
+        times=times_text, ms=ms_text, percent=percent_text, error=error_text, plain=_plain, md=_markdown, code=_code
+    )
     charts, drawings = _charts(run), _drawings()
     values = dict(
         run=run,
-        lines=main_lines(run.rows),
-        charts=charts,
+        lines=[line.split('  ', 1) for line in main_lines(run.rows)],
+        failed=sum(row.status == 'failed' for row in [*run.rows, *run.layers]),
+        machine={key: value for key, value in run.environment.items() if key in _MACHINE},
+        versions={key: value for key, value in run.environment.items() if key not in _MACHINE},
+        charts=[chart for chart in charts if chart.name != 'layers'],
+        layer_charts=[chart for chart in charts if chart.name == 'layers'],
         drawings=drawings,
         definitions=DEFINITIONS,
-        accuracy=list(accuracy),
-        limits=_limits(run),
-        layer_name=_layer_name,
+        accuracy=accuracy or [],
+        limits=limits_of(run, accuracy_known=bool(accuracy)),
+        precisions=any(row.precision != 'fp32' for row in [*run.rows, *run.layers]),
+        best=_best(run),
+        group_of=lambda row: (row.model, setting_of(row)),
+        setting=lambda row: setting_text(setting_of(row)),
+        layer_text=layer_text,
+        is_dense=is_dense,
     )
-    for picture in [*charts, *drawings]:
-        # A file of its own has no page around it to take its colour from.
-        svg = picture.svg.replace('<svg ', '<svg style="color:#57606a" ', 1)
-        write_text_atomically(folder / f'{picture.name}.svg', svg)
-    paths = []
-    for name, template in (('index.html', 'report.html.j2'), ('README.md', 'report.md.j2')):
-        write_text_atomically(folder / name, environment.get_template(template).render(values))
-        paths.append(folder / name)
-    return paths
+    # Everything is rendered before anything is written, and the pages last: no page misses its pictures.
+    pages = {
+        'index.html': environment.get_template('report.html.j2').render(values),
+        'README.md': environment.get_template('report.md.j2').render(values),
+    }
+    for chart in [*charts, *drawings]:
+        for picture in chart.pictures:
+            write_text_atomically(folder / f'{picture.name}.svg', picture.alone)
+    for name, text in pages.items():
+        write_text_atomically(folder / name, text)
+    return [folder / name for name in pages]
 
 
-def _charts(run: Run) -> list[Picture]:
+def _best(run: Run) -> list[Measurement]:
+    """The rows that the main lines are about."""
+    groups: dict[Any, list[Any]] = {}
+    for row in run.rows:
+        if not is_dense(row):
+            groups.setdefault((row.model, setting_of(row)), []).append(row)
+    return [row for row in map(best_row, groups.values()) if row is not None]
+
+
+def _charts(run: Run) -> list[Chart]:
     from .plots import PLOTS
 
-    drawn = ((name, caption, plot(run)) for name, caption, plot in PLOTS)
-    return [_picture(name, caption, figure) for name, caption, figure in drawn if figure is not None]
+    charts = []
+    for name, caption, plot in PLOTS:
+        figures = plot(run)
+        pictures = [_picture(f'{name}-{i}', caption, figure) for i, figure in enumerate(figures, 1)]
+        if pictures:
+            charts.append(Chart(name, caption, pictures))
+    return charts
 
 
-def _drawings() -> list[Picture]:
+def _drawings() -> list[Chart]:
     from .figures import FIGURES
 
-    return [_picture(f'paper-{i}', title, draw()) for i, (title, draw) in enumerate(FIGURES.items(), 1)]
+    drawings = []
+    for i, (title, draw) in enumerate(FIGURES.items(), 1):
+        drawings.append(Chart(f'paper-{i}', title, [_picture(f'paper-{i}-1', title, draw())]))
+    return drawings
 
 
 def _picture(name: str, caption: str, figure: 'Figure') -> Picture:
     from .figures import to_svg
 
+    titles = [ax.get_title(loc='left') for ax in figure.axes if ax.get_title(loc='left')]
+    alt = ': '.join([caption, *titles]).replace(r'\$', '$')
+    svg = re.sub(r'\s*<metadata>.*?</metadata>', '', to_svg(figure), count=1, flags=re.DOTALL)
+    # A file of its own has no page around it to take its colour from.
+    alone = svg.replace('<svg ', f'<svg style="color:{_ALONE}" ', 1)
     # Inline pictures share one name space: give every id the name of its picture.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{name}-', to_svg(figure))
+    inline = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{name}-', svg)
     # The size comes from the page, in proportion to the view box.
-    svg = re.sub(r' (width|height)="[\d.]+pt"', '', svg, count=2)
-    return Picture(name, caption, svg)
+    inline = re.sub(r' (width|height)="[\d.]+pt"', '', inline, count=2)
+    return Picture(name, alt, inline, alone)
 
 
-def _times(value: float | None) -> str:
-    return '' if value is None else f'{value:.2f}×'
+def _plain(value: Any) -> str:
+    """A value of the environment or the settings in words."""
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, dict):
+        return ', '.join(f'{key} {_plain(item)}' for key, item in value.items())
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ', '.join(map(_plain, value)) or 'none'
+    return 'unknown' if value is None else str(value)
 
 
-def _ms(value: float | None) -> str:
-    if value is None:
-        return ''
-    return f'{value:.0f}' if value >= 100 else f'{value:.3g}'
+def _markdown(value: Any) -> str:
+    """Text that Markdown shows as it is, also in a cell of a table."""
+    text = ' '.join(str(value).split())
+    text = text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')
+    # Underscores inside a word are plain text already, and names are full of them.
+    return re.sub(r'[\\`*\[\]|~#$]|(?<!\w)_|_(?!\w)', r'\\\g<0>', text)
 
 
-def _percent(value: float | None) -> str:
-    return '' if value is None else f'{value:.0%}'
-
-
-def _error(value: float | None) -> str:
-    return '' if value is None else f'{value:.0e}'
-
-
-def _layer_name(row: LayerRow) -> str:
-    shape: dict[str, Any] = row.shape
-    kernel, stride, size = shape['kernel_size'], shape['stride'], shape['input']
-    return (
-        f'{row.layer}: {shape["in_channels"]}→{shape["out_channels"]}, {kernel[0]}×{kernel[1]}, stride {stride[0]}, '
-        f'{size[0]}×{size[1]}, P={shape["part"]}, {row.count} of them'
-    )
-
-
-def _limits(run: Run) -> list[str]:
-    """What the run does not say, read off its rows."""
-    rows: list[Measurement] = [*run.rows, *run.layers]
-    timed = [row for row in rows if row.status == 'ok']
-    limits = []
-    if not run.settings.get('complete', False):
-        limits.append('The run was cut short: what was not measured by then is missing.')
-    failed = len(rows) - len(timed)
-    if failed:
-        limits.append(f'{failed} of {len(rows)} rows failed, and say why; nothing was timed for them.')
-    if not any(row.winograd and not row.own for row in timed):
-        limits.append('No dense engine with Winograd is in this run: the comparison flatters HetConv.')
-    if not any('gpu' in row.engine or 'cuda' in row.engine or 'tensorrt' in row.engine for row in timed):
-        limits.append('Nothing was measured on a GPU.')
-    precisions = {row.precision for row in timed}
-    if precisions <= {'fp32'}:
-        limits.append('Nothing was measured in INT8, fp16 or bf16.')
-    if {row.batch for row in timed} <= {1}:
-        limits.append('Nothing was measured with more than one sample an inference.')
-    if not any(row.own for row in timed):
-        limits.append("No kernel of this project's own: other people's engines run HetConv as two convolutions.")
-    limits.append('One machine, named above; another may rank the engines differently.')
-    return limits
+def _code(value: Any) -> str:
+    """A code span, also in a cell of a table."""
+    text = ' '.join(str(value).split()).replace('`', "'").replace('|', r'\|')
+    return f'`{text}`' if text else ''

@@ -1,10 +1,41 @@
-"""A bench run in a line a model: what the FLOPs promise, what the fastest engine delivers, how much that is."""
+"""A bench run in words: a line a model that says what the FLOPs promise and what the fastest engine delivers, how the
+numbers are written, and what the run does not say."""
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
-from .rows import Row
+from .rows import LayerRow, Measurement, Row, Run
 
-__all__ = ['best_row', 'main_line', 'main_lines']
+__all__ = [
+    'best_row', 'error_text', 'is_dense', 'layer_text', 'limits_of', 'main_line', 'main_lines', 'ms_text',
+    'percent_text', 'setting_of', 'setting_text', 'times_text',
+]  # fmt: skip
+
+# Rows are compared at equal threads, batch and precision only.
+Setting = tuple[int, int, str]
+
+_PRECISIONS = ('fp16', 'bf16', 'int8')
+_GPU = ('gpu', 'cuda', 'tensorrt')
+
+
+def setting_of(row: Measurement) -> Setting:
+    """What two rows must share to be compared."""
+    return row.threads, row.batch, row.precision
+
+
+def setting_text(setting: Setting) -> str:
+    """'2 threads', with batch and precision where they are not the plain 1 and fp32."""
+    threads, batch, precision = setting
+    text = f'{threads} thread{"" if threads == 1 else "s"}'
+    if batch != 1:
+        text += f', batch {batch}'
+    return text if precision == 'fp32' else f'{text}, {precision}'
+
+
+def is_dense(row: Measurement) -> bool:
+    """It is the P=1 twin that the others are compared with."""
+    return row.theory_flops == 1
 
 
 def best_row(rows: Iterable[Row]) -> Row | None:
@@ -14,30 +45,158 @@ def best_row(rows: Iterable[Row]) -> Row | None:
 
 
 def main_line(rows: Iterable[Row]) -> str:
-    """One line for the rows of one HetConv model at one thread count.
+    """One line for the rows of one model at one setting, of which there must be at least one.
 
-    >>> # hetconv_resnet34_p4  theory 2.79×  measured 1.80× over the fastest dense engine (ncnn, Winograd), ...
+    `hetconv_resnet34_p4  theory 2.79×  measured 1.80× over the fastest dense engine (ncnn, Winograd), 2.30× over direct
+    engines  realised 65%  (onnxruntime, 2 threads)`
     """
     rows = list(rows)
     best = best_row(rows)
-    if best is None or best.measured_speedup is None or best.realised is None:
-        return f'{rows[0].model}  theory {rows[0].theory_flops or 1:.2f}×  not measured: no row to compare'
-    # An engine without Winograd is the baseline of both speed-ups; then one of them says all.
-    winograd = best.baseline != best.baseline_direct
+    if best is None or best.measured_speedup is None:
+        theory = times_text(rows[0].theory_flops) or 'unknown'
+        why = 'no dense row to compare with' if any(row.ms_median for row in rows) else 'no engine ran it'
+        return f'{rows[0].model}  theory {theory}  not measured: {why} ({setting_text(setting_of(rows[0]))})'
+    # Where the fastest dense engine is a direct one, it is the baseline of both speed-ups, and one of them says all.
+    winograd = best.baseline != best.baseline_direct or best.measured_speedup != best.measured_speedup_direct
     line = (
-        f'{best.model}  theory {best.theory_flops:.2f}×  measured {best.measured_speedup:.2f}× over the fastest dense '
-        f'engine ({best.baseline}{", Winograd" if winograd else ""})'
+        f'{best.model}  theory {times_text(best.theory_flops) or "unknown"}  measured '
+        f'{times_text(best.measured_speedup)} over the fastest dense engine '
+        f'({best.baseline}{", Winograd" if winograd else ""})'
     )
     if winograd and best.measured_speedup_direct is not None:
-        line += f', {best.measured_speedup_direct:.2f}× over direct engines'
-    plural = 's' if best.threads > 1 else ''
-    return f'{line}  realised {best.realised:.0%}  ({best.engine}, {best.threads} thread{plural})'
+        line += f', {times_text(best.measured_speedup_direct)} over direct engines'
+    if best.realised is not None:
+        line += f'  realised {percent_text(best.realised)}'
+    return f'{line}  ({best.engine}, {setting_text(setting_of(best))})'
 
 
 def main_lines(rows: Iterable[Row]) -> list[str]:
-    """The main line of every model that is not its own dense twin, at every thread count, in the order of the rows."""
-    groups: dict[tuple[str, int], list[Row]] = {}
+    """The main line of every model that is not its own dense twin, at every setting, in the order of the rows."""
+    groups: dict[tuple[str, Setting], list[Row]] = {}
     for row in rows:
-        if row.theory_flops is not None and row.theory_flops != 1:
-            groups.setdefault((row.model, row.threads), []).append(row)
+        if row.theory_flops is not None and not is_dense(row):
+            groups.setdefault((row.model, setting_of(row)), []).append(row)
     return [main_line(group) for group in groups.values()]
+
+
+def times_text(value: float | None) -> str:
+    """A ratio with two decimals: '2.79×'; '' for None."""
+    return '' if value is None else f'{value:.2f}×'
+
+
+def percent_text(value: float | None) -> str:
+    """A share as whole per cent: '65%'; '' for None."""
+    return '' if value is None else f'{value:.0%}'
+
+
+def ms_text(value: float | None) -> str:
+    """Three significant digits, or all whole ones: '0.800', '57.0', '1234'; '' for None."""
+    if value is None:
+        return ''
+    if not math.isfinite(value) or value <= 0:
+        return f'{value:g}'
+    # Rounded first, so that 9.996 is 10.0 and not 10.00.
+    digits = 2 - math.floor(math.log10(float(f'{value:.3g}')))
+    return f'{value:.{max(0, digits)}f}'
+
+
+def error_text(value: float | None) -> str:
+    """One digit and its power of ten: '3e-07'; '' for None."""
+    return '' if value is None else f'{value:.0e}'
+
+
+def layer_text(row: LayerRow) -> str:
+    """The shape of a layer: '64→128, 3×3, 56×56, stride 2, P=4', with what the row knows of it."""
+    shape = row.shape
+
+    def pair(key: str) -> list[Any]:
+        value = shape.get(key, [])
+        return list(value) if isinstance(value, (list, tuple)) else [value, value]
+
+    parts = []
+    if 'in_channels' in shape and 'out_channels' in shape:
+        parts.append(f'{shape["in_channels"]}→{shape["out_channels"]}')
+    parts += ['×'.join(map(str, pair(key))) for key in ('kernel_size', 'input') if pair(key)]
+    stride = pair('stride')
+    if any(step != 1 for step in stride):
+        parts.append(f'stride {stride[0] if len(set(map(str, stride))) == 1 else "×".join(map(str, stride))}')
+    if 'part' in shape:
+        parts.append(f'P={shape["part"]}')
+    return ', '.join(parts) or row.layer
+
+
+def limits_of(run: Run, accuracy_known: bool = False) -> list[str]:
+    """What the run does not say, read off its rows, one sentence each."""
+    rows: list[Measurement] = [*run.rows, *run.layers]
+    timed = [row for row in rows if row.status == 'ok' and row.ms_median is not None]
+    limits = []
+    if not run.settings.get('complete', False):
+        limits.append('The run was cut short: what was not measured by then is missing.')
+    failed = sum(row.status == 'failed' for row in rows)
+    if failed:
+        limits.append(f'{failed} of {len(rows)} rows failed and say why in the table; nothing was timed for them.')
+    if not timed:
+        return [*limits, 'Nothing was timed.']
+    asked = run.settings.get('rounds')
+    short = sum(row.rounds < asked for row in timed) if isinstance(asked, int) else 0
+    if short:
+        limits.append(f'{short} rows have fewer than the {asked} rounds asked for.')
+    limits += _baselines(timed) + _gaps(run)
+    if not any(mark in row.engine.lower() for row in timed for mark in _GPU):
+        limits.append('Nothing was measured on a GPU.')
+    missing = [name for name in _PRECISIONS if name not in {row.precision for row in timed}]
+    if missing:
+        limits.append(f'Nothing was measured in {_list(missing)}.')
+    batches = {row.batch for row in timed}
+    if len(batches) == 1:
+        batch = batches.pop()
+        limits.append(f'Only batch {batch} was measured: {"not more" if batch == 1 else "no other number"} at a time.')
+    threads = max(row.threads for row in timed)
+    limits.append(f'Nothing was measured with more than {threads} thread{"" if threads == 1 else "s"}.')
+    if not run.layers:
+        limits.append('Single layers were not measured.')
+    if not any(row.own for row in timed):
+        limits.append("No kernel of this project's own is in this run: every engine is other people's.")
+    if not accuracy_known:
+        limits.append('Accuracy was not measured: the rows say how fast a network is, not how good.')
+    limits.append('One machine, named above; another may rank the engines differently.')
+    return limits
+
+
+def _baselines(timed: list[Measurement]) -> list[str]:
+    dense = [row for row in timed if is_dense(row) and not row.own]
+    if not dense:
+        return ['No dense network was timed, so there is nothing to compare with.']
+    limits = []
+    if not any(row.winograd for row in dense):
+        limits.append(
+            'No dense network ran on an engine with Winograd, which is often the fastest: that flatters HetConv.'
+        )
+    if all(row.winograd for row in dense):
+        limits.append('No dense network ran on an engine without Winograd, so nothing is said over direct engines.')
+    return limits
+
+
+def _gaps(run: Run) -> list[str]:
+    """Models that an engine of the run was not tried on, at a setting at which it ran others."""
+    tried: dict[tuple[str, str], set[str]] = {}
+    models: dict[str, list[str]] = {}
+    for row in run.rows:
+        setting = setting_text(setting_of(row))
+        tried.setdefault((row.engine, setting), set()).add(row.model)
+        if row.model not in models.setdefault(setting, []):
+            models[setting].append(row.model)
+    limits = []
+    for (engine, setting), those in tried.items():
+        absent = [model for model in models[setting] if model not in those]
+        if absent:
+            limits.append(f'{engine} was not tried on {_list(absent, 3)} ({setting}).')
+    return limits
+
+
+def _list(names: Iterable[str], most: int = 9) -> str:
+    """'a, b and c', or the first few and how many more."""
+    names = list(names)
+    if len(names) > most:
+        names = [*names[:most], f'{len(names) - most} more']
+    return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} and {names[-1]}'

@@ -56,6 +56,32 @@ def test_the_scripts_own_timm_is_used(script, tmp_path):
     assert result.stdout.split() == [str(clone / '__init__.py'), 'True'], result.stderr
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='the stand-in for Python is a shell script')
+@pytest.mark.parametrize('form', [['{child}'], ['-m', 'timm_hetconv', '{child}']], ids=['script', 'module'])
+def test_processes_of_bulk_runner_know_the_models(form, script, tmp_path):
+    """It starts `$PYTHON_EXEC -u SCRIPT`, or `$PYTHON_EXEC -u -m MODULE` if told so."""
+    bulk = tmp_path / 'bulk_runner.py'
+    command = [part.format(child=script) for part in form]
+    bulk.write_text(
+        'import os, subprocess, sys\n'
+        f'command = [os.getenv("PYTHON_EXEC", sys.executable), "-u", *{command}]\n'
+        'sys.exit(subprocess.run(command).returncode)\n'
+    )
+    result = run(bulk, cwd=tmp_path)
+    assert result.returncode == 7, result.stderr
+    assert json.loads(result.stdout) == ['__main__', [str(script)], 'beside the script', True]
+
+
+def test_a_package_of_the_users_own_gets_the_models_under_m(tmp_path):
+    """Only `-m timm_hetconv` puts off the import; `-m lab.job`, whose package imports it, must not find it empty."""
+    lab = tmp_path / 'lab'
+    lab.mkdir()
+    (lab / '__init__.py').write_text('from timm_hetconv import HetConv2d\n')
+    (lab / 'job.py').write_text('import timm\nprint(timm.is_model("hetconv_vgg16_p4"))\n')
+    result = run(cwd=tmp_path, module=('-m', 'lab.job'))
+    assert result.stdout == 'True\n', result.stderr
+
+
 @pytest.mark.parametrize(
     ('args', 'words'),
     [
@@ -76,6 +102,21 @@ def test_help(tmp_path):
     result = run('--help', cwd=tmp_path)
     assert result.returncode == 0
     assert result.stdout.startswith('usage: python -m timm_hetconv SCRIPT ARGS')
+
+
+@pytest.mark.parametrize('dynamo', [False, True], ids=['torchscript', 'dynamo'])
+def test_exporters_without_a_translation_write_standard_operators(dynamo, tmp_path):
+    """As timm's onnx_export.py calls torch.onnx.export: which exporter that is depends on the versions of both."""
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxscript')
+    import timm
+    import torch
+
+    import timm_hetconv  # noqa: F401  registers the models
+
+    model, path = timm.create_model(MODEL).eval(), tmp_path / 'model.onnx'
+    torch.onnx.export(model, (torch.randn(2, 3, 32, 32),), path, dynamo=dynamo)
+    assert {node.domain for node in onnx.load(path).graph.node} <= {'', 'ai.onnx'}
 
 
 # What follows runs timm's own scripts, unmodified.
@@ -148,6 +189,8 @@ class TestClone:
         ],
     )  # fmt: skip
     def test_script(self, script, args, checkpoint, images, tmp_path):
+        if script == 'inference.py':
+            pytest.importorskip('pandas', reason="timm's inference.py imports pandas, which timm does not require")
         args = [arg.format(checkpoint=checkpoint, images=images) for arg in args]
         result = run(f'{CLONE}/{script}', '--model', MODEL, *args, cwd=tmp_path)
         assert result.returncode == 0, result.stderr[-2000:]
