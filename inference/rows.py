@@ -113,7 +113,7 @@ class Run(BaseModel):
             UserError: There is no such file, or it is not a bench run; the message says which field is wrong.
         """
         try:
-            return cls.model_validate_json(Path(path).read_text())
+            return cls.model_validate_json(Path(path).read_text(encoding='utf-8'))
         except OSError as error:
             raise UserError(f'{path}: {error.strerror}; `hetconv bench MODEL --json {path}` makes one') from error
         except (ValidationError, UnicodeDecodeError) as error:
@@ -130,7 +130,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding='utf-8')
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
