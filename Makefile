@@ -10,6 +10,8 @@ CORES := $(shell nproc 2>/dev/null || echo 1)
 THREADS ?= $(if $(filter 1,$(CORES)),1,1 2)
 MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8
 PYTEST_ARGS ?=
+# What fails most comes first; a file that is named twice runs once.
+TESTS := tests/test_imports.py tests/timm_hetconv tests
 
 .PHONY: bench test test-long lint format setup clean
 
@@ -19,10 +21,10 @@ bench: $(VENV)/.bench
 	@echo "The table with its plots: $(OUT)/report/index.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" $(TESTS) $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,7 +40,8 @@ setup: $(VENV)/.dev
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@# A half-made one (Debian without python3-venv) must not pass for done the next time.
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers]'

@@ -106,7 +106,7 @@ def bench(
         UserError: An unknown model or engine, or a setting that cannot be measured.
     """
     settings.check()
-    with tempfile.TemporaryDirectory(prefix='hetconv-') as folder:
+    with tempfile.TemporaryDirectory(prefix='hetconv-', ignore_cleanup_errors=True) as folder:
         groups = model_subjects(list(models), checkpoint)
         if layers:
             groups += layer_subjects(groups)
@@ -178,7 +178,12 @@ def _empty_row(subject: Subject, engine_name: str, threads: int, settings: Setti
 def _activate(slot: _Slot, threads: int, settings: Settings, folder: Path) -> None:
     """Load, compare with PyTorch, and find out how many inferences make a turn."""
     files: ModelFiles
-    files, samples = slot.subject.write(folder, settings.batch, settings.seed)
+    try:
+        files, samples = slot.subject.write(folder, settings.batch, settings.seed)
+    except Exception as error:  # whatever the exporter says of a model that it cannot export: the others go on
+        message = str(error).strip().splitlines() or ['']
+        slot.row.status, slot.row.error = 'failed', f'{type(error).__name__}: {message[0]}'[:500]
+        return
     worker = slot.worker = WorkerProcess(threads)
     try:
         slot.row.max_error = worker.activate(slot.row.engine, files, threads, settings.batch, samples)

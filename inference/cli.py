@@ -100,7 +100,9 @@ def export(
     error = verify(proto, module)
     save_model(proto, output)
     checked = 'not compared: onnxruntime is not installed' if error is None else f'within {error:.0e} of PyTorch'
-    print(f'{output}: {model}, {output.stat().st_size / 1e6:.1f} MB, opset 18, {lowering.value} form, {checked}')
+    weights = 'random weights' if checkpoint is None else f'weights of {checkpoint}'
+    size = f'{output.stat().st_size / 1e6:.1f} MB'
+    print(f'{output}: {model}, {weights}, {size}, opset 18, {lowering.value} form, {checked}')
 
 
 @app.command()

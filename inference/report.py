@@ -85,7 +85,7 @@ class Chart:
 
 
 def write_report(run: Run, folder: Path, accuracy: Sequence[tuple[str, str]] | None = None) -> list[Path]:
-    """Write `index.html`, which needs no other file, and `README.md` with its pictures beside it.
+    """Write `index.html`, which needs no other file, and `report.md` with its pictures beside it.
 
     Args:
         run: What was measured; failed and unfinished rows are shown as such.
@@ -134,7 +134,7 @@ def write_report(run: Run, folder: Path, accuracy: Sequence[tuple[str, str]] | N
     # Everything is rendered before anything is written, and the pages last: no page misses its pictures.
     pages = {
         'index.html': environment.get_template('report.html.j2').render(values),
-        'README.md': environment.get_template('report.md.j2').render(values),
+        'report.md': environment.get_template('report.md.j2').render(values),
     }
     for chart in [*charts, *drawings]:
         for picture in chart.pictures:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -41,7 +42,7 @@ def _cells(row: Measurement) -> list[str]:
         return '' if value is None else f'{value:.2f}×'
 
     if row.ms_median is None or row.ms_p20 is None or row.ms_p80 is None:
-        return [f'failed: {row.error}', '', '', '', '', '', '']
+        return [escape(f'failed: {row.error}'), '', '', '', '', '', '']
     return [
         f'{row.ms_median:.3g}',
         f'{row.ms_p20:.3g}–{row.ms_p80:.3g}',
@@ -61,7 +62,7 @@ def show_run(run: Run) -> None:
     table = Table('model', 'engine', 'threads', 'ms', 'p20–p80', 'theory', 'minimal', 'measured', 'direct', 'realised')
     for row in [*run.rows, *run.layers]:
         name = f'{row.model} {row.layer} ×{row.count}' if isinstance(row, LayerRow) else row.model
-        table.add_row(name, row.engine, str(row.threads), *_cells(row))
+        table.add_row(escape(name), row.engine, str(row.threads), *_cells(row))
     if run.rows or run.layers:
         console.print(table)
     for line in main_lines(run.rows):

@@ -135,7 +135,8 @@ def load_checkpoint(model: nn.Module, name: str, checkpoint: Path) -> None:
     try:
         state = load_state_dict(str(checkpoint), use_ema=True)
     except Exception as error:  # whatever pickle, zip or safetensors say of a damaged file
-        raise UserError(f'{checkpoint} cannot be read as a checkpoint: it is damaged or not one') from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(f'{checkpoint} cannot be read as a checkpoint, it is damaged or not one: {reason}') from error
     expected = model.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]

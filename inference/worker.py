@@ -33,10 +33,12 @@ def compare(output: Any, expected: Any) -> float:
 
     if output.shape != expected.shape:
         raise ValueError(f'output of shape {output.shape}, expected {expected.shape}')
+    if not np.isfinite(expected).all():
+        raise ValueError("PyTorch's own output is not finite: the weights are broken")
     if not np.isfinite(output).all():
         raise ValueError('output is not finite')
     error = float(np.abs(output - expected).max() / np.abs(expected).max())
-    if error > MAX_RELATIVE_ERROR:
+    if not error <= MAX_RELATIVE_ERROR:  # also when it is not a number
         raise ValueError(f'output differs from PyTorch by {error:.1e}, more than {MAX_RELATIVE_ERROR:.0e}')
     return error
 

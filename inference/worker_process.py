@@ -1,5 +1,6 @@
 """The parent's side of `inference.worker`: start it on pinned cores, ask, and let it run only when it is its turn."""
 
+import contextlib
 import json
 import os
 import signal
@@ -49,7 +50,7 @@ class WorkerProcess:
     def _ask(self, request: dict[str, Any]) -> Any:
         process = self._process
         try:
-            process.send_signal(signal.SIGCONT)
+            self._signal(signal.SIGCONT)
             process.stdin.write(json.dumps(request) + '\n')
             process.stdin.flush()
             line = process.stdout.readline()
@@ -57,11 +58,16 @@ class WorkerProcess:
             line = ''
         if not line:
             raise WorkerError(self._last_words())
-        process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
         answer = json.loads(line)
         if 'error' in answer:
             raise WorkerError(answer['error'])
         return answer['ok']
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the worker and whatever it has started: converters, compilers."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)  # it leads a session, and so a group, of its own
 
     def _last_words(self) -> str:
         code = self._process.wait()
@@ -89,7 +95,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        self._process.kill()  # also ends a stopped process
+        self._signal(signal.SIGKILL)  # also ends a stopped process
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             try:

@@ -75,6 +75,13 @@ def init_convs(module: nn.Module) -> None:
                 nn.init.zeros_(m.bias)
 
 
+def reset_norms(module: nn.Module) -> None:
+    """Norms at 1 and 0 with their running statistics, linear layers as torch does: for memory that nobody wrote."""
+    for m in module.modules():
+        if isinstance(m, (nn.BatchNorm2d, nn.Linear)):
+            m.reset_parameters()
+
+
 def variant_names(arch: str, kinds: Iterable[str]) -> List[str]:
     """Model names of an architecture: each kind, plain and with squeeze-and-excitation."""
     return [f'hetconv_{arch}_{kind}{se}' for se in ('', '_se') for kind in kinds]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import create_classifier
 from torch import Tensor
 
-from ._family import init_convs
+from ._family import init_convs, reset_norms
 from ._timm import checkpoint_seq, feature_take_indices
 
 
@@ -65,9 +65,7 @@ class StagedNet(nn.Module):
     def init_weights(self) -> None:
         """Initialise: Kaiming normal convolutions, norms at 1 and 0, the last norm of a residual branch at 0."""
         init_convs(self)
-        for m in self.modules():
-            if isinstance(m, (nn.BatchNorm2d, nn.Linear)):
-                m.reset_parameters()
+        reset_norms(self)
         for m in self.modules():
             zero_init_last = getattr(m, 'zero_init_last', None)
             if zero_init_last is not None:

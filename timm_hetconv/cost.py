@@ -136,8 +136,11 @@ def count(model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None) -
     """
 
     if input_size is None:
-        input_size = getattr(model, 'pretrained_cfg', {}).get('input_size')
-        if input_size is None:
+        input_size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')
+        if input_size is not None:
+            # The config is of the model as registered; the model itself may have been made for other images.
+            input_size = (getattr(model, 'in_chans', None) or input_size[0], *input_size[1:])
+        else:
             raise ValueError('input_size is needed: the model has no pretrained_cfg to take it from')
     params = _params(model)
     meta = copy.deepcopy(model).to('meta').eval()

@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ._family import HETCONV_KINDS, init_convs, make_default_cfgs, register_variants, swap_conv
+from ._family import HETCONV_KINDS, init_convs, make_default_cfgs, register_variants, reset_norms, swap_conv
 from ._timm import BasicBlock, Bottleneck, ResNet, build_model_with_cfg
 
 __all__ = ['HetConvBasicBlock', 'HetConvBottleneck', 'HetConvResNet']
@@ -38,6 +38,7 @@ class HetConvResNet(ResNet):
 
     def init_weights(self, zero_init_last: bool = True) -> None:
         init_convs(self)
+        reset_norms(self)
         super().init_weights(zero_init_last=zero_init_last)
 
 

@@ -22,6 +22,7 @@ from ._family import (
     init_convs,
     make_default_cfgs,
     register_variants,
+    reset_norms,
     swap_conv,
 )
 from ._timm import VGG, build_model_with_cfg, checkpoint, vgg_cfgs
@@ -82,7 +83,8 @@ class HetConvVGG(VGG):
     def init_weights(self) -> None:
         """Initialise all weights again, as after `to_empty`."""
         self._initialize_weights()
-        init_convs(self.features)
+        init_convs(self)
+        reset_norms(self)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable

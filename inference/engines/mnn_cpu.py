@@ -22,6 +22,7 @@ class MnnCpu(Engine):
 
     def activate(self) -> None:
         converted = self.files.portable.with_suffix('.mnn')
+        converted.unlink(missing_ok=True)  # a converter that crashed leaves half a file
         # The converter itself, not MNN's script around it, which installs a package and reports the conversion home;
         # in a process of its own, since it prints and exits as it likes and its return code says nothing.
         log = subprocess.run(

@@ -1,5 +1,8 @@
 """torch.compile with the inductor backend."""
 
+import os
+import shutil
+
 from .torch_eager import TorchEager
 
 __all__ = ['TorchCompile']
@@ -9,6 +12,12 @@ class TorchCompile(TorchEager):
     """torch.compile on the CPU with frozen weights, so that inductor folds batch norms and fuses what it can."""
 
     name = 'torch-compile'
+
+    @classmethod
+    def missing_packages(cls) -> list[str]:
+        """Inductor compiles C++ on the spot."""
+        compiler = os.environ.get('CXX') or 'g++'
+        return super().missing_packages() + ([] if shutil.which(compiler) else [f'the C++ compiler {compiler}'])
 
     def activate(self) -> None:
         super().activate()

@@ -122,6 +122,32 @@ def test_a_wrong_result_is_never_timed(monkeypatch):
     assert p4.baseline is None
 
 
+def test_a_model_that_cannot_be_exported_fails_alone(monkeypatch):
+    write = inference.bench.Subject.write
+
+    def refuses(self, folder, batch, seed):
+        if not self.dense:
+            raise RuntimeError('no ONNX for [this]\nand a long story')
+        return write(self, folder, batch, seed)
+
+    monkeypatch.setattr(inference.bench.Subject, 'write', refuses)
+    dense, p4 = bench([MODEL], Settings(engines=('torch',), rounds=1, turn_ms=1)).rows
+    assert dense.status == 'ok'
+    assert p4.error == 'RuntimeError: no ONNX for [this]'
+
+
+def test_an_error_with_brackets_shows_in_the_table(capsys):
+    from inference.rows import Row
+    from inference.show import show_run
+
+    row = Row(
+        model='m', engine='e', lowering='portable', batch=1, threads=1, macs=1, params=1, status='failed',
+        error='cannot load [/usr/lib/x.so]',
+    )  # fmt: skip
+    show_run(Run(created='now', environment={}, settings={'complete': True}, rows=[row]))
+    assert '[/usr/lib/x.so]' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'words'),
     [
@@ -203,6 +229,8 @@ def test_compare():
     ]:
         with pytest.raises(ValueError, match=words):
             compare(output, expected)
+    with pytest.raises(ValueError, match="PyTorch's own output is not finite"):
+        compare(expected, expected * np.nan)
 
 
 @pytest.fixture
@@ -226,6 +254,14 @@ def test_worker_that_dies_says_how(worker):
         worker.time(1)
 
 
+def wait_until(condition, otherwise):
+    """Signals arrive when the kernel gets to it."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
+
+
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='reads /proc and asks the kernel for a death signal')
 def test_worker_is_stopped_between_turns_and_dies_with_its_parent(tmp_path):
     code = (
@@ -240,10 +276,7 @@ def test_worker_is_stopped_between_turns_and_dies_with_its_parent(tmp_path):
     parent = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     pid = int(parent.stdout.readline())
     status = Path(f'/proc/{pid}/status')
-    assert 'T (stopped)' in status.read_text()
+    wait_until(lambda: 'T (stopped)' in status.read_text(), 'the worker was not stopped')
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while status.exists() and 'Z (zombie)' not in status.read_text():
-        assert time.monotonic() < deadline, 'the worker outlived its parent'
-        time.sleep(0.05)
+    wait_until(lambda: not status.exists() or 'Z (zombie)' in status.read_text(), 'the worker outlived its parent')

@@ -67,9 +67,9 @@ def report(tmp_path, monkeypatch):
     monkeypatch.setattr('inference.figures.FIGURES', {})
 
     def write(run, **kwargs):
-        assert write_report(run, tmp_path, **kwargs) == [tmp_path / 'index.html', tmp_path / 'README.md']
+        assert write_report(run, tmp_path, **kwargs) == [tmp_path / 'index.html', tmp_path / 'report.md']
         source = (tmp_path / 'index.html').read_text()
-        return Page(source), source, (tmp_path / 'README.md').read_text()
+        return Page(source), source, (tmp_path / 'report.md').read_text()
 
     return write
 
@@ -98,7 +98,7 @@ def rendered(request, tmp_path_factory):
     run, folder = RUNS[request.param](), tmp_path_factory.mktemp('report')
     write_report(run, folder)
     source = (folder / 'index.html').read_text()
-    return run, Page(source), source, (folder / 'README.md').read_text(), folder
+    return run, Page(source), source, (folder / 'report.md').read_text(), folder
 
 
 def expected_cells(row):
@@ -175,7 +175,7 @@ def test_markdown_has_its_pictures_beside_it(rendered):
     _, page, _, markdown, folder = rendered
     names = re.findall(r'^!\[.+\]\((\S+\.svg)\)$', markdown, re.MULTILINE)
     assert len(names) == sum(attrs.get('role') == 'img' for _, attrs in page.elements)
-    assert {path.name for path in folder.iterdir()} == {'index.html', 'README.md', *names}
+    assert {path.name for path in folder.iterdir()} == {'index.html', 'report.md', *names}
     for name in names:
         assert ET.parse(folder / name).getroot().get('width'), 'a picture alone has a size'
 

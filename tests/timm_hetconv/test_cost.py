@@ -88,3 +88,9 @@ def test_linear_over_tokens_counts_every_token():
 def test_a_model_without_a_size_needs_one():
     with pytest.raises(ValueError, match='input_size'):
         count(nn.Conv2d(3, 8, 3))
+
+
+def test_the_size_is_the_models_own_not_its_configs():
+    colour, grey = (timm.create_model('hetconv_resnet20_cifar_p4', in_chans=c, device='meta') for c in (3, 1))
+    stem = 9 * 16 * 32 * 32  # a channel
+    assert count(grey).macs == count(colour).macs - 2 * stem
