@@ -51,7 +51,8 @@ def export_model(model: 'nn.Module', input_size: tuple[int, int, int] | None = N
 
     cost = timm_hetconv.count(model, input_size)
     config = dict(getattr(model, 'pretrained_cfg', None) or {})
-    input_size = tuple(input_size or config['input_size'])
+    input_size = input_size or timm_hetconv.own_input_size(model)
+    config['num_classes'] = getattr(model, 'num_classes', config.get('num_classes'))
     exported = copy.deepcopy(model).eval().cpu().float()
     # Two samples: a batch of one would be taken for a constant.
     example = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0))

@@ -105,12 +105,13 @@ def create_model(name: str, checkpoint: Path | None = None) -> nn.Module:
         close = difflib.get_close_matches(name, timm.list_models('hetconv_*') or [], 1)
         hint = f'did you mean {close[0]}?' if close else '`hetconv list` shows them'
         raise UserError(f'unknown model {name!r}; {hint}')
+    state = read_checkpoint(checkpoint) if checkpoint is not None else {}
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     with torch.random.fork_rng([]):
         torch.manual_seed(generator.initial_seed())
-        model = timm.create_model(name).eval()
+        model = timm.create_model(name, **_shape_arguments(name, state)).eval()
     if checkpoint is not None:
-        load_checkpoint(model, name, checkpoint)
+        load_weights(model, name, checkpoint, state)
         return model
     with torch.no_grad():
         for module in model.modules():
@@ -122,21 +123,43 @@ def create_model(name: str, checkpoint: Path | None = None) -> nn.Module:
     return model
 
 
-def load_checkpoint(model: nn.Module, name: str, checkpoint: Path) -> None:
-    """Load a timm checkpoint (.pth.tar, .pt, .safetensors), EMA weights first, as timm's validate.py does.
+def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """The weights in a timm checkpoint (.pth.tar, .pt, .safetensors), EMA first, as timm's validate.py takes them.
 
     Raises:
-        UserError: The file is missing, damaged, or of another model.
+        UserError: The file is missing or damaged.
     """
     from timm.models import load_state_dict
 
     if not checkpoint.is_file():
         raise UserError(f'{checkpoint}: no such checkpoint file')
     try:
-        state = load_state_dict(str(checkpoint), use_ema=True)
+        return load_state_dict(str(checkpoint), use_ema=True)
     except Exception as error:  # whatever pickle, zip or safetensors say of a damaged file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f'{checkpoint} cannot be read as a checkpoint, it is damaged or not one: {reason}') from error
+
+
+def _shape_arguments(name: str, state: dict[str, Any]) -> dict[str, Any]:
+    """Classes and input channels that a model was trained for, read off the shapes of its weights."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    arguments: dict[str, Any] = {}
+    head, stem = (state.get(f'{getattr(config, part)}.weight') for part in ('classifier', 'first_conv'))
+    if head is not None:
+        arguments['num_classes'] = head.shape[0]
+    if stem is not None and stem.ndim == 4:
+        arguments['in_chans'] = stem.shape[1]
+    return arguments
+
+
+def load_weights(model: nn.Module, name: str, checkpoint: Path, state: dict[str, Any]) -> None:
+    """Load what `read_checkpoint` read.
+
+    Raises:
+        UserError: The weights are another model's.
+    """
     expected = model.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
@@ -183,7 +206,7 @@ def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[lis
         for name in [twin, *others]:
             model: Any = create_model(name, checkpoint if name in names else None)
             cost = timm_hetconv.count(model)
-            size = tuple(model.pretrained_cfg['input_size'])
+            size = timm_hetconv.own_input_size(model)
             group_subjects.append(
                 Subject(name, model, size, cost.macs, cost.params, cost.minimal_multiplies, dense=name == twin)
             )

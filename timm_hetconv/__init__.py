@@ -10,7 +10,7 @@ if sys.argv[:1] != ['-m'] or not sys.orig_argv[-len(sys.argv)].endswith(__name__
     from ._family import parse_variant
     from .conv import DWCPWC2d, GWCPWC2d, HetConv2d, PC2d
     from .convert import Conversion, convert
-    from .cost import LayerCost, ModelCost, count
+    from .cost import LayerCost, ModelCost, count, own_input_size
 
 __all__ = [
     'Conversion',
@@ -22,5 +22,6 @@ __all__ = [
     'ModelCost',
     'PC2d',
     'count',
+    'own_input_size',
     'parse_variant',
 ]

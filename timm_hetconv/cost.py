@@ -15,7 +15,7 @@ import torch.nn as nn
 
 from .conv import HetConv2d
 
-__all__ = ['LayerCost', 'ModelCost', 'count']
+__all__ = ['LayerCost', 'ModelCost', 'count', 'own_input_size']
 
 # Multiplies of F(4x4,3x3) for one output pixel and one 3x3 kernel: (4 + 3 - 1)^2 / 4^2.
 WINOGRAD_F4 = 36 / 16
@@ -123,6 +123,18 @@ _COUNTERS: List[Tuple[type, Callable[..., LayerCost]]] = [
 ]
 
 
+def own_input_size(model: nn.Module) -> Tuple[int, int, int]:
+    """(C, H, W) that a timm model is made for: height and width of its config, and the channels of the model itself.
+
+    Raises:
+        ValueError: It is not timm's, so it has no config.
+    """
+    size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')
+    if size is None:
+        raise ValueError('input_size is needed: the model has no pretrained_cfg to take it from')
+    return getattr(model, 'in_chans', None) or size[0], size[1], size[2]
+
+
 @torch.no_grad()
 def count(model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None) -> ModelCost:
     """Count a model by running it once on the meta device: no arithmetic, no memory, whatever its size.
@@ -136,12 +148,7 @@ def count(model: nn.Module, input_size: Optional[Tuple[int, int, int]] = None) -
     """
 
     if input_size is None:
-        input_size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')
-        if input_size is not None:
-            # The config is of the model as registered; the model itself may have been made for other images.
-            input_size = (getattr(model, 'in_chans', None) or input_size[0], *input_size[1:])
-        else:
-            raise ValueError('input_size is needed: the model has no pretrained_cfg to take it from')
+        input_size = own_input_size(model)
     params = _params(model)
     meta = copy.deepcopy(model).to('meta').eval()
     layers: List[LayerCost] = []

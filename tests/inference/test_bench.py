@@ -192,6 +192,20 @@ def test_checkpoints(tmp_path):
         create_model(MODEL, cut)
 
 
+def test_a_checkpoint_brings_its_own_classes_and_channels(tmp_path):
+    import timm
+
+    from inference.export import export_model, metadata, verify
+
+    trained = timm.create_model(MODEL, num_classes=7, in_chans=1)
+    torch.save({'state_dict': trained.state_dict()}, tmp_path / 'grey.pth')
+    model = create_model(MODEL, tmp_path / 'grey.pth')
+    proto = export_model(model)
+    assert metadata(proto)['num_classes'] == 7
+    assert metadata(proto)['input_size'] == [1, 32, 32]
+    assert verify(proto, model) < 1e-4
+
+
 @pytest.mark.parametrize(
     ('name', 'twin'),
     [
