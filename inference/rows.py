@@ -87,7 +87,7 @@ class Run(BaseModel):
 
     Attributes:
         environment: Machine and versions: cpu, cores, isa, os, python, and one entry a package.
-        settings: rounds, warm-up, seed, and whether the run was cut short (`complete`).
+        settings: engines, threads, batch, rounds, turn_ms, seed, layers, and whether the run is whole (`complete`).
         rows: A row a model and engine.
         layers: A row a layer shape and engine, where asked for.
     """
