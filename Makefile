@@ -10,8 +10,8 @@ CORES := $(shell nproc 2>/dev/null || echo 1)
 THREADS ?= $(if $(filter 1,$(CORES)),1,1 2)
 MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8
 PYTEST_ARGS ?=
-# What fails most comes first; a file that is named twice runs once.
-TESTS := tests/test_imports.py tests/timm_hetconv tests
+# What fails most comes first.
+TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/test_docs.py
 
 .PHONY: bench test test-long lint format setup clean
 
