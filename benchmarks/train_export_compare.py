@@ -34,7 +34,7 @@ def classify(args: argparse.Namespace, checkpoint: Path, onnx_file: Path) -> dic
     import torch
     from timm.data import create_dataset, create_transform, resolve_data_config
 
-    from inference.subjects import create_model
+    from inference.models import create_model
 
     model = create_model(args.model, checkpoint)
     config = resolve_data_config(model=model)

@@ -20,6 +20,7 @@ from .errors import UserError
 from .ratios import fill_ratios
 from .rows import LayerRow, Measurement, Row, Run
 from .subjects import Subject, layer_subjects, model_subjects
+from .summary import count_text
 from .worker_process import WorkerError, WorkerProcess, available_cores
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def bench(
     Args:
         models: Names in timm's registry; for a HetConv model the dense twin is added.
         settings: How to measure.
-        layers: Measure each distinct layer shape too.
+        layers: Measure each distinct convolution too.
         checkpoint: Weights for the one model given, instead of random ones.
         progress: Called before each step.
         save: Called with the run so far after every group, and at the end.
@@ -154,7 +155,10 @@ def _measure_group(
     ]
     try:
         for i, slot in enumerate(slots):
-            stage(f'loading {slot.subject.name} on {slot.row.engine}, {threads} threads', 0.4 * i / len(slots))
+            stage(
+                f'loading {slot.subject.name} on {slot.row.engine}, {count_text(threads, "thread")}',
+                0.4 * i / len(slots),
+            )
             _activate(slot, threads, settings, folder)
         _take_turns([slot for slot in slots if slot.worker], threads, settings, stage)
     finally:
@@ -199,7 +203,10 @@ def _take_turns(slots: list[_Slot], threads: int, settings: Settings, stage: _St
 
     order = random.Random(settings.seed)
     for turn in range(settings.rounds):
-        stage(f'round {turn + 1} of {settings.rounds}, {threads} threads', 0.4 + 0.6 * turn / settings.rounds)
+        stage(
+            f'round {turn + 1} of {settings.rounds}, {count_text(threads, "thread")}',
+            0.4 + 0.6 * turn / settings.rounds,
+        )
         # Shuffled, so that no row always follows the same neighbour.
         for slot in order.sample(slots, len(slots)):
             if slot.worker is None:

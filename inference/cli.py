@@ -1,6 +1,7 @@
 """The `hetconv` command: a thin front on the modules beside it. Heavy imports wait until a command runs."""
 
 import enum
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -18,7 +19,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help='HetConv for timm: models, counts, export to ONNX, and measured speed beside theoretical FLOPs.',
 )
 
 Model = Annotated[str, typer.Argument(help='Name of a model, as `hetconv list` shows them.', show_default=False)]
@@ -32,6 +32,23 @@ class Lowering(str, enum.Enum):
 
     hetconv = 'hetconv'
     portable = 'portable'
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f'hetconv {version("timm-hetconv")}')
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option('--version', callback=_show_version, is_eager=True, help='Show the version and exit.')
+    ] = False,
+) -> None:
+    """HetConv for timm: models, counts, export to ONNX, and measured speed beside theoretical FLOPs."""
 
 
 @app.command('list')
@@ -59,13 +76,16 @@ def list_models(
 
 @app.command()
 def info(
-    model: Model,
+    model: Annotated[str, typer.Argument(help='Name of a model, or an ONNX file of `export`.', show_default=False)],
     layers: Annotated[bool, typer.Option(help='One line a layer.')] = False,
 ) -> None:
-    """Show what a model costs, exactly, and what its FLOPs promise over its dense twin."""
-    from .info import show_info
+    """Show what a model costs, exactly, and what its FLOPs promise over its dense twin; or what a file holds."""
+    from .info import show_file, show_info
 
-    show_info(model, layers)
+    if model.endswith('.onnx'):
+        show_file(Path(model))
+    else:
+        show_info(model, layers)
 
 
 @app.command()
@@ -88,13 +108,13 @@ def export(
     ] = Lowering.hetconv,
 ) -> None:
     """Export a model to ONNX: BatchNorm folded, dynamic batch, opset 18, compared with PyTorch."""
-    from .export import export_model, save_model, verify
+    from .export import export_model, form_of, save_model, verify
     from .lowering.portable import to_portable
-    from .subjects import create_model
+    from .models import create_model
 
     require_parent(output)
     module = create_model(model, checkpoint)
-    proto = export_model(module)
+    proto = export_model(module, weights=checkpoint.name if checkpoint else 'random')
     if lowering is Lowering.portable:
         proto = to_portable(proto)
     error = verify(proto, module)
@@ -102,7 +122,7 @@ def export(
     checked = 'not compared: onnxruntime is not installed' if error is None else f'within {error:.0e} of PyTorch'
     weights = 'random weights' if checkpoint is None else f'weights of {checkpoint}'
     size = f'{output.stat().st_size / 1e6:.1f} MB'
-    print(f'{output}: {model}, {weights}, {size}, opset 18, {lowering.value} form, {checked}')
+    print(f'{output}: {model}, {weights}, {size}, opset 18, {form_of(proto)}, {checked}')
 
 
 @app.command()
@@ -112,10 +132,12 @@ def bench(
         Optional[list[str]],
         typer.Option(help='Engine, repeatable. Default: all that are installed.', show_default=False),
     ] = None,
-    threads: Annotated[Optional[list[int]], typer.Option(help='Threads, repeatable.', show_default='1')] = None,
+    threads: Annotated[
+        Optional[list[int]], typer.Option(help='Threads, repeatable. Default: 1.', show_default=False)
+    ] = None,
     batch: Annotated[int, typer.Option(help='Samples an inference.')] = 1,
     rounds: Annotated[int, typer.Option(help='Turns of every row; more is slower and steadier.')] = 10,
-    layers: Annotated[bool, typer.Option(help='Measure each distinct layer shape too.')] = False,
+    layers: Annotated[bool, typer.Option(help='Measure each distinct convolution too.')] = False,
     checkpoint: Checkpoint = None,
     json: Annotated[Optional[Path], typer.Option(help='Write the rows here.', show_default=False)] = None,
     report: Annotated[
@@ -130,8 +152,8 @@ def bench(
 
     if json:
         require_parent(json)
-    if report and report.exists() and not report.is_dir():
-        raise UserError(f'{report} is a file; give the name of a folder')
+    if report:
+        _report_folder(report)
     settings = Settings(
         engines=tuple(dict.fromkeys(engine or installed_engines())),
         threads=tuple(dict.fromkeys(threads or [1])),
@@ -167,13 +189,32 @@ def report(
     _write_report(Run.load(json), output)
 
 
+def _report_folder(folder: Path) -> None:
+    """Before minutes of work: can the report be written?
+
+    Raises:
+        UserError: The folder cannot be made or written to.
+        ModuleNotFoundError: A package that draws the report is not installed.
+    """
+    import importlib.util
+
+    for package in ('jinja2', 'matplotlib'):
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f'No module named {package!r}', name=package)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f'{folder} is a file; give the name of a folder') from error
+    except OSError as error:
+        raise UserError(f'{folder} cannot be made: {error.strerror}') from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'{folder} cannot be written to')
+
+
 def _write_report(run: 'Run', folder: Path) -> None:
     from .report import write_report
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'{folder} cannot be made: {error.strerror}') from error
+    _report_folder(folder)
     for path in write_report(run, folder):
         print(path)
 
@@ -188,6 +229,8 @@ def require_parent(path: Path) -> None:
         raise UserError(f'{path} is a folder; give the name of a file')
     if not path.absolute().parent.is_dir():
         raise UserError(f'{path}: the folder {path.absolute().parent} does not exist')
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise UserError(f'{path}: the folder {path.absolute().parent} cannot be written to')
 
 
 def main() -> None:

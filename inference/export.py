@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ['INPUT', 'OUTPUT', 'export_model', 'metadata', 'save_model', 'verify']
+__all__ = ['INPUT', 'OUTPUT', 'export_model', 'form_of', 'load_onnx', 'metadata', 'save_model', 'verify']
 
 INPUT = 'input'
 OUTPUT = 'logits'
@@ -20,7 +20,9 @@ METADATA_KEY = 'hetconv'
 MAX_EXPORT_ERROR = 1e-4
 
 
-def export_model(model: 'nn.Module', input_size: tuple[int, int, int] | None = None) -> 'onnx.ModelProto':
+def export_model(
+    model: 'nn.Module', input_size: tuple[int, int, int] | None = None, weights: str | None = None
+) -> 'onnx.ModelProto':
     """Export a model for inference.
 
     The graph takes `input` (batch, C, H, W), float32 and already normalised, with any batch, and gives `logits`
@@ -30,6 +32,7 @@ def export_model(model: 'nn.Module', input_size: tuple[int, int, int] | None = N
     Args:
         model: Any module in this package's or timm's registry, or a converted one; it is left as it was.
         input_size: (C, H, W); by default the model's own.
+        weights: Where the weights are from ('random', the name of a checkpoint), for the metadata.
 
     Returns:
         The model, opset 18, checked by `onnx.checker`, with `metadata` that says what it is.
@@ -82,12 +85,14 @@ def export_model(model: 'nn.Module', input_size: tuple[int, int, int] | None = N
         proto.functions.append(function())
         if not any(entry.domain == DOMAIN for entry in proto.opset_import):
             proto.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
-    _describe(proto, config, input_size, cost)
+    _describe(proto, config, input_size, cost, weights)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
-def _describe(proto: 'onnx.ModelProto', config: dict[str, Any], input_size: tuple[int, ...], cost: Any) -> None:
+def _describe(
+    proto: 'onnx.ModelProto', config: dict[str, Any], input_size: tuple[int, ...], cost: Any, weights: str | None
+) -> None:
     from importlib.metadata import version
 
     import onnx
@@ -95,8 +100,13 @@ def _describe(proto: 'onnx.ModelProto', config: dict[str, Any], input_size: tupl
     keys = ('architecture', 'num_classes', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
     info = {key: config[key] for key in keys if config.get(key) is not None}
     info.update(
-        input_size=list(input_size), macs=cost.macs, params=cost.params, minimal_multiplies=cost.minimal_multiplies
+        input_size=list(input_size),
+        macs=cost.macs,
+        params=cost.params,
+        minimal_multiplies=round(cost.minimal_multiplies),
     )
+    if weights is not None:
+        info['weights'] = weights
     proto.producer_name, proto.producer_version = 'timm-hetconv', version('timm-hetconv')
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(info, sort_keys=True)})
 
@@ -110,7 +120,35 @@ def metadata(proto: 'onnx.ModelProto') -> dict[str, Any]:
     for entry in proto.metadata_props:
         if entry.key == METADATA_KEY:
             return json.loads(entry.value)
-    raise UserError('the ONNX file was not made by `hetconv export`: it has no hetconv metadata')
+    raise UserError('not made by `hetconv export`, it has no hetconv metadata; export it from its model')
+
+
+def load_onnx(path: str | os.PathLike) -> 'onnx.ModelProto':
+    """Read an ONNX file that `hetconv export` wrote.
+
+    Raises:
+        UserError: The file is missing, damaged or cut off, or it is not one of ours.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load(path)
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror}') from error
+    except DecodeError as error:
+        raise UserError(f'{path} is damaged or no ONNX file; `hetconv export` makes one') from error
+    try:
+        metadata(proto)
+    except UserError as error:
+        raise UserError(f'{path}: {error}') from error
+    return proto
+
+
+def form_of(proto: 'onnx.ModelProto') -> str:
+    """What a file is made of, in words."""
+    nodes = sum(node.domain == DOMAIN for node in proto.graph.node)
+    return f'hetconv form, {nodes} HetConv2d nodes' if nodes else 'standard operators only'
 
 
 def verify(proto: 'onnx.ModelProto', model: 'nn.Module', batch: int = 3) -> float | None:

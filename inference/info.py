@@ -1,11 +1,14 @@
 """What `hetconv info` and `hetconv paper` print."""
 
+import json
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
-from .subjects import create_model, dense_twin
+from .models import create_model, dense_twin
 
-__all__ = ['show_info', 'show_paper']
+__all__ = ['show_file', 'show_info', 'show_paper']
 
 
 def _console() -> Console:
@@ -46,6 +49,21 @@ def show_info(name: str, layers: bool) -> None:
             ]
         table.add_row(layer.name, layer.kind, *cells, f'{layer.macs:,}', f'{layer.params:,}')
     console.print(table)
+
+
+def show_file(path: Path) -> None:
+    """Print what an exported ONNX file says of itself.
+
+    Raises:
+        UserError: The file is missing, damaged, or not one of `hetconv export`.
+    """
+    from .export import form_of, load_onnx, metadata
+
+    proto = load_onnx(path)
+    info = metadata(proto)
+    print(f'{path}: {info.get("architecture", "a model of no registered name")}, {form_of(proto)}')
+    for key, value in sorted(info.items()):
+        print(f'{key}: {f"{value:,}" if isinstance(value, (int, float)) else json.dumps(value)}')
 
 
 def show_paper(number: int | None) -> None:

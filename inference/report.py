@@ -58,6 +58,11 @@ DEFINITIONS = (
     ),
 )
 
+METHOD = (
+    'A process a row on pinned cores, stopped while others run; rounds interleaved over the rows of a group in '
+    "shuffled order; a row's time is the median over the rounds."
+)
+
 # What `describe_environment` says of the machine; everything else in there is the version of a package.
 _MACHINE = ('cpu', 'cores', 'isa', 'load', 'os', 'python')
 
@@ -121,6 +126,7 @@ def write_report(run: Run, folder: Path, accuracy: Sequence[tuple[str, str]] | N
         charts=[chart for chart in charts if chart.name != 'layers'],
         layer_charts=[chart for chart in charts if chart.name == 'layers'],
         drawings=drawings,
+        method=METHOD,
         definitions=DEFINITIONS,
         accuracy=accuracy or [],
         limits=limits_of(run, accuracy_known=bool(accuracy)),

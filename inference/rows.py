@@ -17,7 +17,7 @@ class Measurement(BaseModel):
     Speed-ups compare rows of one run at the same threads, batch and precision only. "Dense" is the P=1 twin.
 
     Attributes:
-        model: Name in the registry; of a layer, the model that it is from, with '-dense' for the layer's dense form.
+        model: Name in the registry; of a layer, the model that it is from.
         engine: 'onnxruntime', 'openvino', 'mnn', 'ncnn', 'torch', 'torch-compile', ...
         lowering: How HetConv reaches the engine: 'native' (PyTorch), 'portable' (standard ONNX operators), 'plugin'.
         winograd: The engine uses Winograd's algorithm for dense 3x3 convolutions.
@@ -75,7 +75,10 @@ class Row(Measurement):
 
 
 class LayerRow(Measurement):
-    """One distinct layer shape of a model on one engine, with `count` layers of that shape in the model."""
+    """One distinct convolution of a model, with a ReLU after it, on one engine; the model has `count` of that shape.
+
+    It is compared with the convolution that the dense twin has in the same place.
+    """
 
     layer: str
     count: int

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .bench import Progress as Report
 from .rows import LayerRow, Measurement, Run
-from .summary import main_lines
+from .summary import main_lines, warnings_of
 
 __all__ = ['bar', 'show_run']
 
@@ -67,5 +67,7 @@ def show_run(run: Run) -> None:
         console.print(table)
     for line in main_lines(run.rows):
         console.print(line, highlight=False, soft_wrap=True)
+    for line in warnings_of(run):
+        console.print(f'note: {line}', highlight=False, soft_wrap=True)
     if not run.settings.get('complete'):
         console.print('interrupted: what was measured until then is kept', highlight=False)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .engines.base import ModelFiles
 from .errors import UserError
+from .models import check_model_name, create_model, dense_twin
 
 if TYPE_CHECKING:
     from torch import nn
 
     from timm_hetconv import LayerCost
 
-__all__ = ['LayerOf', 'Subject', 'create_model', 'layer_subjects', 'model_subjects']
+__all__ = ['LayerOf', 'Subject', 'layer_subjects', 'model_subjects']
 
 
 @dataclass(frozen=True)
@@ -84,105 +84,6 @@ def _write(subject: Subject, folder: Path, batch: int, seed: int) -> tuple[Model
     return files, samples
 
 
-def create_model(name: str, checkpoint: Path | None = None) -> nn.Module:
-    """A registered model in eval mode, with the weights of a checkpoint or with random ones.
-
-    Random weights are those of a network that could be in use: norms are not left at the identity, where half of a
-    residual network would be multiplied by zero and a batch norm folded wrongly would go unnoticed.
-
-    Raises:
-        UserError: Unknown model, or a checkpoint that is missing, damaged, or another model's.
-    """
-    import timm
-    import torch
-    from torch import nn
-
-    import timm_hetconv  # noqa: F401  registers the models
-
-    if not timm.is_model(name):
-        import difflib
-
-        close = difflib.get_close_matches(name, timm.list_models('hetconv_*') or [], 1)
-        hint = f'did you mean {close[0]}?' if close else '`hetconv list` shows them'
-        raise UserError(f'unknown model {name!r}; {hint}')
-    state = read_checkpoint(checkpoint) if checkpoint is not None else {}
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    with torch.random.fork_rng([]):
-        torch.manual_seed(generator.initial_seed())
-        model = timm.create_model(name, **_shape_arguments(name, state)).eval()
-    if checkpoint is not None:
-        load_weights(model, name, checkpoint, state)
-        return model
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.0, generator=generator)
-                module.bias.normal_(0, 0.1, generator=generator)
-                module.running_mean.normal_(0, 0.1, generator=generator)
-                module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return model
-
-
-def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """The weights in a timm checkpoint (.pth.tar, .pt, .safetensors), EMA first, as timm's validate.py takes them.
-
-    Raises:
-        UserError: The file is missing or damaged.
-    """
-    from timm.models import load_state_dict
-
-    if not checkpoint.is_file():
-        raise UserError(f'{checkpoint}: no such checkpoint file')
-    try:
-        return load_state_dict(str(checkpoint), use_ema=True)
-    except Exception as error:  # whatever pickle, zip or safetensors say of a damaged file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f'{checkpoint} cannot be read as a checkpoint, it is damaged or not one: {reason}') from error
-
-
-def _shape_arguments(name: str, state: dict[str, Any]) -> dict[str, Any]:
-    """Classes and input channels that a model was trained for, read off the shapes of its weights."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    arguments: dict[str, Any] = {}
-    head, stem = (state.get(f'{getattr(config, part)}.weight') for part in ('classifier', 'first_conv'))
-    if head is not None:
-        arguments['num_classes'] = head.shape[0]
-    if stem is not None and stem.ndim == 4:
-        arguments['in_chans'] = stem.shape[1]
-    return arguments
-
-
-def load_weights(model: nn.Module, name: str, checkpoint: Path, state: dict[str, Any]) -> None:
-    """Load what `read_checkpoint` read.
-
-    Raises:
-        UserError: The weights are another model's.
-    """
-    expected = model.state_dict()
-    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
-    if missing or unexpected or wrong:
-        example = (missing or unexpected or wrong)[0]
-        raise UserError(
-            f'{checkpoint} is not a checkpoint of {name}: {len(missing)} weights missing, {len(unexpected)} unknown, '
-            f'{len(wrong)} of another shape, the first {example}'
-        )
-    model.load_state_dict(state)
-
-
-def dense_twin(name: str) -> str:
-    """Name of the dense model that a HetConv model or a rival is compared with; any other model is its own twin."""
-    from timm_hetconv import parse_variant
-
-    try:
-        variant = parse_variant(name)
-    except ValueError:
-        return name
-    return f'hetconv_{variant["arch"]}_p1' + ('_se' if variant['se'] else '')
-
-
 def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[list[Subject]]:
     """Groups of a dense twin and the models that are compared with it, in the order of the names.
 
@@ -195,6 +96,8 @@ def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[lis
         raise UserError('no model given; `hetconv list` shows them')
     if checkpoint is not None and len(set(names)) > 1:
         raise UserError(f'--checkpoint {checkpoint} needs exactly one model, not {len(set(names))}')
+    for name in names:  # before any twin, which the user did not ask for, can be what is unknown
+        check_model_name(name)
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         group = groups.setdefault(dense_twin(name), [])
@@ -215,32 +118,59 @@ def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[lis
 
 
 def layer_subjects(groups: list[list[Subject]]) -> list[list[Subject]]:
-    """For every distinct HetConv layer shape of the groups' models, that layer and its dense form, each with a ReLU."""
+    """Groups of a dense convolution and what the compared models have in its place, each followed by a ReLU.
+
+    One group for every distinct combination of shapes, in the order of the dense twin's layers. A convolution that is
+    the same in all models, like a stem, is a group of its own: it has no promise to keep, but its share of the time.
+    """
+    import timm_hetconv
+
+    result = []
+    for twin, *others in groups:
+        combinations: dict[str, list[LayerCost]] = {}
+        found: dict[str, list[tuple[Subject, nn.Module]]] = {}
+        for layer in timm_hetconv.count(twin.model).layers:
+            if layer.kind == 'linear':
+                continue
+            modules = [(twin, twin.model.get_submodule(layer.name))]
+            for other in others:
+                module = _in_place_of(layer, other.model)
+                if module is not None:
+                    modules.append((other, module))
+            found[layer.name] = modules
+            key = repr([layer.shape, *((subject.name, module) for subject, module in modules[1:])])
+            combinations.setdefault(key, []).append(layer)
+        for layers in combinations.values():
+            group = []
+            for subject, module in found[layers[0].name]:
+                group.append(_layer_subject(subject, module, layers[0], len(layers)))
+            result.append(group)
+    return result
+
+
+def _in_place_of(layer: LayerCost, model: nn.Module) -> nn.Module | None:
+    """What a model has where its dense twin has a convolution; None where that is the same convolution, or nothing."""
+    from torch import nn
+
+    try:
+        module = model.get_submodule(layer.name)
+    except AttributeError:
+        return None
+    if isinstance(module, nn.Conv2d) and module.groups == layer.shape['groups']:
+        return None
+    return module
+
+
+def _layer_subject(subject: Subject, module: nn.Module, layer: LayerCost, count: int) -> Subject:
     from torch import nn
 
     import timm_hetconv
 
-    result = []
-    for group in groups:
-        for subject in group:
-            shapes: dict[str, list[LayerCost]] = {}
-            for layer in timm_hetconv.count(subject.model).layers:
-                if layer.kind == 'hetconv':
-                    shapes.setdefault(repr(layer.shape), []).append(layer)
-            for layers in shapes.values():
-                first = layers[0]
-                layer_of = LayerOf(first.name, len(layers), first.shape)
-                hetconv: Any = copy.deepcopy(subject.model.get_submodule(first.name))
-                input_size = (hetconv.in_channels, *first.shape['input'])
-                pair = []
-                for module, dense in ((hetconv.to_dense(), True), (hetconv, False)):
-                    module = nn.Sequential(module, nn.ReLU()).eval()
-                    cost = timm_hetconv.count(module, input_size)
-                    name = subject.name + ('-dense' if dense else '')
-                    pair.append(
-                        Subject(
-                            name, module, input_size, cost.macs, cost.params, cost.minimal_multiplies, dense, layer_of
-                        )
-                    )
-                result.append(pair)
-    return result
+    input_size = (layer.shape['in_channels'], *layer.shape['input'])
+    module = nn.Sequential(copy.deepcopy(module), nn.ReLU()).eval()
+    cost = timm_hetconv.count(module, input_size)
+    shape = {**layer.shape, 'part': getattr(module[0], 'part', 1)}
+    return Subject(
+        subject.name, module, input_size, cost.macs, cost.params, cost.minimal_multiplies, subject.dense,
+        LayerOf(layer.name, count, shape),
+    )  # fmt: skip

@@ -8,8 +8,8 @@ from typing import Any
 from .rows import LayerRow, Measurement, Row, Run
 
 __all__ = [
-    'best_row', 'error_text', 'is_dense', 'layer_text', 'limits_of', 'main_line', 'main_lines', 'ms_text',
-    'percent_text', 'setting_of', 'setting_text', 'times_text',
+    'best_row', 'count_text', 'error_text', 'is_dense', 'layer_text', 'limits_of', 'main_line', 'main_lines', 'ms_text',
+    'percent_text', 'setting_of', 'setting_text', 'times_text', 'warnings_of',
 ]  # fmt: skip
 
 # Rows are compared at equal threads, batch and precision only.
@@ -24,10 +24,15 @@ def setting_of(row: Measurement) -> Setting:
     return row.threads, row.batch, row.precision
 
 
+def count_text(count: int, noun: str) -> str:
+    """'1 thread', '2 threads'."""
+    return f'{count} {noun}{"" if count == 1 else "s"}'
+
+
 def setting_text(setting: Setting) -> str:
     """'2 threads', with batch and precision where they are not the plain 1 and fp32."""
     threads, batch, precision = setting
-    text = f'{threads} thread{"" if threads == 1 else "s"}'
+    text = count_text(threads, 'thread')
     if batch != 1:
         text += f', batch {batch}'
     return text if precision == 'fp32' else f'{text}, {precision}'
@@ -141,7 +146,7 @@ def limits_of(run: Run, accuracy_known: bool = False) -> list[str]:
     short = sum(row.rounds < asked for row in timed) if isinstance(asked, int) else 0
     if short:
         limits.append(f'{short} rows have fewer than the {asked} rounds asked for.')
-    limits += _baselines(timed) + _gaps(run)
+    limits += warnings_of(run) + _gaps(run)
     if not any(mark in row.engine.lower() for row in timed for mark in _GPU):
         limits.append('Nothing was measured on a GPU.')
     missing = [name for name in _PRECISIONS if name not in {row.precision for row in timed}]
@@ -152,7 +157,7 @@ def limits_of(run: Run, accuracy_known: bool = False) -> list[str]:
         batch = batches.pop()
         limits.append(f'Only batch {batch} was measured: {"not more" if batch == 1 else "no other number"} at a time.')
     threads = max(row.threads for row in timed)
-    limits.append(f'Nothing was measured with more than {threads} thread{"" if threads == 1 else "s"}.')
+    limits.append(f'Nothing was measured with more than {count_text(threads, "thread")}.')
     if not run.layers:
         limits.append('Single layers were not measured.')
     if not any(row.own for row in timed):
@@ -161,6 +166,16 @@ def limits_of(run: Run, accuracy_known: bool = False) -> list[str]:
         limits.append('Accuracy was not measured: the rows say how fast a network is, not how good.')
     limits.append('One machine, named above; another may rank the engines differently.')
     return limits
+
+
+def warnings_of(run: Run) -> list[str]:
+    """What a reader of the figures must know at once: a baseline that is missing, a machine that was busy."""
+    timed: list[Measurement] = [row for row in [*run.rows, *run.layers] if row.status == 'ok' and row.ms_median]
+    warnings = _baselines(timed) if timed else []
+    load, cores = run.environment.get('load'), run.environment.get('cores')
+    if load and cores and load >= cores:
+        warnings.append(f'The machine was busy when the run began (load {load} on {count_text(cores, "core")}).')
+    return warnings
 
 
 def _baselines(timed: list[Measurement]) -> list[str]:

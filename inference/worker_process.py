@@ -3,14 +3,19 @@
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ['WorkerError', 'WorkerProcess', 'available_cores']
+__all__ = ['WorkerError', 'WorkerProcess', 'available_cores', 'spread']
+
+# Far above any honest answer: a load with its conversion and compilation, or one turn.
+ANSWER_TIMEOUT_S = 600.0
 
 
 class WorkerError(RuntimeError):
@@ -24,15 +29,40 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def spread(cores: list[int], siblings: Callable[[int], str]) -> list[int]:
+    """Cores in the order in which to use them: two hyper-threads of one core only when each core has one thread.
+
+    Args:
+        cores: Numbers of the logical cores.
+        siblings: Gives any name that the hyper-threads of a core share.
+    """
+    seen: dict[str, int] = {}
+    ranks = {}
+    for core in cores:
+        name = siblings(core)
+        ranks[core] = seen[name] = seen.get(name, -1) + 1
+    return sorted(cores, key=lambda core: (ranks[core], core))
+
+
+def _siblings(core: int) -> str:
+    """The kernel's list of the hyper-threads beside a logical core; where it gives none, each is a core of its own."""
+    try:
+        return Path(f'/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list').read_text()
+    except OSError:
+        return str(core)
+
+
 class WorkerProcess:
     """A worker on its own cores, stopped (SIGSTOP) between its turns, so that its idle threads cannot spin.
 
     Args:
-        threads: Threads and cores it gets: the first of those available.
+        threads: Threads and cores it gets, of different physical cores as far as there are any.
+        timeout: Seconds after which a missing answer counts as a hung engine.
     """
 
-    def __init__(self, threads: int) -> None:
-        cores = available_cores()[:threads]
+    def __init__(self, threads: int, timeout: float = ANSWER_TIMEOUT_S) -> None:
+        self._timeout = timeout
+        cores = spread(available_cores(), _siblings)[:threads]
         environment = dict(os.environ)
         for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
             environment[variable] = str(threads)
@@ -53,6 +83,10 @@ class WorkerProcess:
             self._signal(signal.SIGCONT)
             process.stdin.write(json.dumps(request) + '\n')
             process.stdin.flush()
+            # An answer is one line, written at once, so nothing of it can wait in our buffer.
+            if not select.select([process.stdout.fileno()], [], [], self._timeout)[0]:
+                self._signal(signal.SIGKILL)
+                raise WorkerError(f'the engine gave no answer in {self._timeout:g} s')
             line = process.stdout.readline()
         except OSError:
             line = ''

@@ -29,7 +29,7 @@ class ModelFiles:
 class Engine(ABC):
     """Runs one model with a fixed batch and number of threads, in fp32.
 
-    Between `activate` and `deactivate`, `infer` may be called any number of times. Also a context manager.
+    Between `activate` and `deactivate`, `infer` may be called any number of times.
 
     Attributes:
         name: As on the command line and in the rows.
@@ -74,10 +74,3 @@ class Engine(ABC):
     @abstractmethod
     def deactivate(self) -> None:
         """Free what `activate` took."""
-
-    def __enter__(self) -> 'Engine':
-        self.activate()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.deactivate()

@@ -32,9 +32,11 @@ class NcnnCpu(Engine):
         proto = fix_batch(onnx.load(self.files.portable), 1)
         onnx.save(proto, source)  # pnnx writes its files beside its input
         shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
-        subprocess.run(
+        log = subprocess.run(
             [pnnx.EXEC_PATH, source.name, f'inputshape=[{",".join(map(str, shape))}]f32', 'fp16=0'],
-            cwd=folder, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace')  # fmt: skip
+        if log.returncode:
+            raise RuntimeError(f'pnnx cannot convert the model: {log.stdout.strip().splitlines()[-1:]}')
         net = ncnn.Net()
         net.opt.num_threads = self.threads
         for option in ('fp16_packed', 'fp16_storage', 'fp16_arithmetic', 'bf16_storage', 'bf16_packed'):

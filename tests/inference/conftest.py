@@ -10,7 +10,7 @@ pytest.importorskip('onnxscript')
 def exported():
     """`exported(name)`: the model with random weights, and its ONNX form."""
     from inference.export import export_model
-    from inference.subjects import create_model
+    from inference.models import create_model
 
     cache = {}
 

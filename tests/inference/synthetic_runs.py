@@ -45,7 +45,7 @@ def make_layers(model='hetconv_resnet34_p4', engines=ENGINES, threads=1):
     rows = []
     for i, (channels, size, stride) in enumerate([(64, 56, 1), (128, 28, 2), (256, 14, 1)]):
         pair = []
-        for part, name in ((1, f'{model}-dense'), (4, model)):
+        for part, name in ((1, 'hetconv_resnet34_p1'), (4, model)):
             pair.append([])
             for engine in engines:
                 dense, share, winograd = ENGINES[engine]

@@ -1,5 +1,6 @@
 """The bench: its workers, its order, its refusals. No time is compared with any other."""
 
+import functools
 import json
 import os
 import signal
@@ -14,13 +15,15 @@ import torch
 from torch import nn
 
 import inference.bench
+import timm_hetconv
 from inference.bench import Settings, bench
 from inference.engines import ModelFiles
 from inference.errors import UserError
+from inference.models import create_model, dense_twin
 from inference.rows import Run
-from inference.subjects import create_model, dense_twin, layer_subjects, model_subjects
+from inference.subjects import layer_subjects, model_subjects
 from inference.worker import compare
-from inference.worker_process import WorkerError, WorkerProcess
+from inference.worker_process import WorkerError, WorkerProcess, spread
 
 MODEL = 'hetconv_resnet20_cifar_p4'
 QUICK = dict(engines=('torch', 'onnxruntime'), rounds=2, turn_ms=1)
@@ -30,7 +33,7 @@ QUICK = dict(engines=('torch', 'onnxruntime'), rounds=2, turn_ms=1)
 def run():
     steps = []
     result = bench(
-        [MODEL, 'hetconv_resnet20_cifar_dwc'], Settings(**QUICK), layers=True,
+        [MODEL, 'hetconv_resnet20_cifar_dwc'], Settings(**QUICK),
         progress=lambda what, done, total: steps.append(done / total),
     )  # fmt: skip
     assert steps == sorted(steps)
@@ -62,17 +65,23 @@ def test_theory_is_the_ratio_of_the_counts(run):
         assert row.theory_flops == pytest.approx(macs['hetconv_resnet20_cifar_p1'] / macs[row.model])
 
 
-def test_layers_are_compared_with_their_own_dense_form(run):
-    p4 = [row for row in run.layers if row.model == MODEL and row.engine == 'torch']
-    assert sum(row.count for row in p4) == 18
-    assert len({json.dumps(row.shape) for row in p4}) == len(p4) == 5
-    for row in p4:
-        dense_row = next(
-            r for r in run.layers
-            if r.model == f'{MODEL}-dense' and r.layer == row.layer and r.engine == 'torch'
-        )  # fmt: skip
-        assert dense_row.theory_flops == 1
+def test_layers_are_compared_with_what_the_dense_twin_has_in_their_place():
+    settings = Settings(engines=('onnxruntime',), rounds=1, turn_ms=1)
+    rows = bench([MODEL, 'hetconv_resnet20_cifar_dwc'], settings, layers=True).layers
+    dense, p4, dwc = (
+        {row.layer: row for row in rows if row.model == f'hetconv_resnet20_cifar_{kind}'}
+        for kind in ('p1', 'p4', 'dwc')
+    )
+    assert sum(row.count for row in dense.values()) == 19, 'the stem and the 18 convolutions of the blocks'
+    assert dense.keys() - p4.keys() == {'stem.0'}
+    assert sum(row.count for row in p4.values()) == 18
+    assert len({json.dumps(row.shape) for row in p4.values()}) == len(p4) == 5
+    assert p4.keys() == dwc.keys()
+    for layer, row in p4.items():
+        assert dense[layer].theory_flops == 1
         assert row.theory_flops == pytest.approx(3.0)  # 9 / (9/4 + 3/4)
+        n = row.shape['out_channels']
+        assert dwc[layer].theory_flops == pytest.approx(9 * n / (9 + n))
 
 
 def test_a_run_survives_the_disk(run, tmp_path):
@@ -169,6 +178,7 @@ def test_settings_that_cannot_be_measured(kwargs, words):
     [
         ([], None, 'no model given'),
         (['hetconv_resnet34_p5'], None, 'unknown model .hetconv_resnet34_p5.; did you mean hetconv_resnet34_p'),
+        (['hetconv_resnet3_p4'], None, 'unknown model .hetconv_resnet3_p4.'),
         ([MODEL, 'hetconv_resnet20_cifar_p8'], Path('x.pth'), 'exactly one model, not 2'),
         ([MODEL], Path('missing.pth'), 'missing.pth: no such checkpoint file'),
     ],
@@ -190,6 +200,10 @@ def test_checkpoints(tmp_path):
         create_model(MODEL, other)
     with pytest.raises(UserError, match='damaged'):
         create_model(MODEL, cut)
+    dense = tmp_path / 'dense.pth'
+    torch.save(create_model('hetconv_resnet20_cifar_p1').state_dict(), dense)
+    with pytest.raises(UserError, match='a dense network becomes HetConv by timm_hetconv.convert'):
+        create_model(MODEL, dense)
 
 
 def test_a_checkpoint_brings_its_own_classes_and_channels(tmp_path):
@@ -204,6 +218,22 @@ def test_a_checkpoint_brings_its_own_classes_and_channels(tmp_path):
     assert metadata(proto)['num_classes'] == 7
     assert metadata(proto)['input_size'] == [1, 32, 32]
     assert verify(proto, model) < 1e-4
+
+
+def test_a_checkpoint_brings_what_its_images_were_prepared_with(tmp_path):
+    import argparse
+
+    from inference.export import export_model, metadata
+
+    arguments = argparse.Namespace(mean=[0.25], std=[0.5, 0.6, 0.7], interpolation='bilinear', img_size=40)
+    state = create_model(MODEL).state_dict()
+    torch.save({'state_dict': state, 'args': arguments}, tmp_path / 'trained.pth.tar')
+    info = metadata(export_model(create_model(MODEL, tmp_path / 'trained.pth.tar'), weights='trained.pth.tar'))
+    assert info['mean'] == [0.25] * 3
+    assert info['std'] == [0.5, 0.6, 0.7]
+    assert info['interpolation'] == 'bilinear'
+    assert info['input_size'] == [3, 40, 40]
+    assert info['weights'] == 'trained.pth.tar'
 
 
 @pytest.mark.parametrize(
@@ -226,11 +256,20 @@ def test_random_weights_are_the_same_every_time_and_no_identity():
     assert all(m.weight.min() > 0 and m.running_mean.abs().max() > 0 for m in norms)
 
 
-def test_layer_subjects_equal_their_dense_form():
-    for pair in layer_subjects(model_subjects([MODEL])):
-        dense, hetconv = pair
-        x = torch.randn(2, *hetconv.input_size)
-        torch.testing.assert_close(dense.model(x), hetconv.model(x))
+def test_layer_subjects_are_the_layers_of_the_models():
+    """Their costs, times how many there are, and the classifier's make the model's."""
+    groups = model_subjects([MODEL, 'hetconv_resnet20_cifar_gwc4', 'hetconv_mobilenet_cifar_dwc'])
+    layers = layer_subjects(groups)
+    for subject in (subject for group in groups for subject in group):
+        alike = [layer for group in layers for layer in group if layer.name == subject.name]
+        total = sum(layer.macs * layer.layer.count for layer in alike)
+        stem = 0 if subject.dense else timm_hetconv.count(subject.model).layers[0].macs
+        assert total + stem + subject.model.num_features * 10 == subject.macs
+
+
+def test_a_layer_that_is_the_same_everywhere_is_measured_once():
+    stem, *_ = layer_subjects(model_subjects(['hetconv_resnet34_p4', 'hetconv_resnet34_p8']))
+    assert [subject.name for subject in stem] == ['hetconv_resnet34_p1']
 
 
 def test_compare():
@@ -245,6 +284,18 @@ def test_compare():
             compare(output, expected)
     with pytest.raises(ValueError, match="PyTorch's own output is not finite"):
         compare(expected, expected * np.nan)
+
+
+@pytest.mark.parametrize(
+    ('siblings', 'order'),
+    [
+        ({0: '0', 1: '1', 2: '2', 3: '3'}, [0, 1, 2, 3]),
+        ({0: '0-1', 1: '0-1', 2: '2-3', 3: '2-3'}, [0, 2, 1, 3]),
+        ({4: '0,4', 5: '1,5', 6: '2,6', 2: '2,6'}, [2, 4, 5, 6]),
+    ],
+)
+def test_hyper_threads_of_one_core_come_last(siblings, order):
+    assert spread(sorted(siblings), siblings.__getitem__) == order
 
 
 @pytest.fixture
@@ -266,6 +317,19 @@ def test_worker_that_dies_says_how(worker):
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match='killed by SIGKILL'):
         worker.time(1)
+
+
+def test_a_worker_that_hangs_is_ended(monkeypatch):
+    process = WorkerProcess(threads=1, timeout=0.5)
+    monkeypatch.setattr(process, '_signal', lambda number: None if number == signal.SIGCONT else forward(number))
+    forward = functools.partial(WorkerProcess._signal, process)
+    try:
+        forward(signal.SIGSTOP)  # and nothing wakes it up: an engine that never answers
+        with pytest.raises(WorkerError, match='gave no answer in'):
+            process.time(1)
+        assert process._process.wait(20) == -signal.SIGKILL
+    finally:
+        process.close()
 
 
 def wait_until(condition, otherwise):

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 
+import onnx
 import pytest
 
 MODEL = 'hetconv_resnet20_cifar_p4'
@@ -41,6 +43,15 @@ def test_help_needs_no_heavy_package(command):
     assert result.stdout.splitlines()[-1] == '[]'
 
 
+def test_version():
+    assert re.fullmatch(r'hetconv \d+\.\d+\S*\n', hetconv('--version').stdout)
+
+
+def test_a_plain_model_is_of_standard_operators(tmp_path):
+    result = hetconv('export', 'hetconv_resnet20_cifar_p1', '-o', 'dense.onnx', cwd=tmp_path)
+    assert 'standard operators only' in result.stdout
+
+
 def test_list():
     assert hetconv('list', '*resnet34_p4*').stdout.split() == ['hetconv_resnet34_p4', 'hetconv_resnet34_p4_se']
     assert '1,313,116,160 MACs' in hetconv('list', 'hetconv_resnet34_p4', '--cost').stdout
@@ -64,6 +75,10 @@ def test_export_bench_report(tmp_path):
     result = hetconv('export', MODEL, '-o', 'model.onnx', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / 'model.onnx').stat().st_size > 100_000
+    result = hetconv('info', 'model.onnx', cwd=tmp_path)
+    assert 'architecture: "hetconv_resnet20_cifar_p4"' in result.stdout
+    assert 'hetconv form, 18 HetConv2d nodes' in result.stdout
+    assert 'weights: "random"' in result.stdout
     result = hetconv(
         'bench', MODEL, '--engine', 'torch', '--engine', 'onnxruntime', '--rounds', 2, '--json', 'run.json',
         '--report', 'report', cwd=tmp_path,
@@ -89,22 +104,30 @@ def test_export_bench_report(tmp_path):
         (['export', MODEL, '-o', 'm.onnx', '--checkpoint', 'text.pth'], 'text.pth cannot be read'),
         (['info', 'resnet3'], 'unknown model'),
         (['list', 'nothing*'], 'no model matches'),
+        (['info', 'none.onnx'], 'none.onnx: No such file'),
+        (['info', 'text.onnx'], 'text.onnx is damaged or no ONNX file'),
+        (['info', 'foreign.onnx'], 'foreign.onnx: not made by `hetconv export`'),
         (['bench', MODEL, '--engine', 'tflite'], 'unknown engine'),
         (['bench', MODEL, '--batch', '0', '--engine', 'torch'], 'batch 0'),
         (['bench', MODEL, '--engine', 'torch', '--json', 'none/run.json'], 'does not exist'),
         (['bench', MODEL, '--engine', 'torch', '--json', 'r.json', '--report', 'text.pth'], 'text.pth'),
+        (['bench', MODEL, '--engine', 'torch', '--report', 'text.pth/report'], 'text.pth/report cannot be made'),
         (['report', 'none.json'], 'none.json'),
         (['report', 'text.pth'], 'not the JSON'),
     ],
 )
 def test_mistakes_cost_one_line_and_exit_code_2(args, words, tmp_path):
     (tmp_path / 'text.pth').write_text('no checkpoint')
+    (tmp_path / 'text.onnx').write_text('no model')
+    foreign = onnx.helper.make_graph([], 'empty', [], [])
+    onnx.save(onnx.helper.make_model(foreign), tmp_path / 'foreign.onnx')
+    given = sorted(tmp_path.iterdir())
     result = hetconv(*args, cwd=tmp_path)
     assert result.returncode == 2
     assert words in result.stderr
     assert result.stderr.startswith('hetconv: ')
     assert len(result.stderr.strip().splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ['text.pth'], 'something half done was left behind'
+    assert sorted(tmp_path.iterdir()) == given, 'something half done was left behind'
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):

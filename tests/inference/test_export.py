@@ -15,7 +15,7 @@ from inference.errors import UserError
 from inference.export import export_model, metadata, save_model, verify
 from inference.hetconv_op import DOMAIN, OP_TYPE
 from inference.lowering.portable import fix_batch, to_portable
-from inference.subjects import create_model
+from inference.models import create_model
 from timm_hetconv import HetConv2d, convert, count
 
 # One of each family, kind and option that the exporter must know; the whole registry is in the long suite.
