@@ -202,7 +202,7 @@ def test_checkpoints(tmp_path):
         create_model(MODEL, cut)
     dense = tmp_path / 'dense.pth'
     torch.save(create_model('hetconv_resnet20_cifar_p1').state_dict(), dense)
-    with pytest.raises(UserError, match='a dense network becomes HetConv by timm_hetconv.convert'):
+    with pytest.raises(UserError, match='a dense network becomes HetConv'):
         create_model(MODEL, dense)
 
 
