@@ -6,10 +6,12 @@ A test holds README to it, so that no figure there is from anywhere else.
 import sys
 from pathlib import Path
 
+from inference.report import read_accuracy
 from inference.rows import Row, Run
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / 'benchmarks' / 'results' / 'cpu.json'
+MAIN_JOB = ROOT / 'benchmarks' / 'results' / 'main_job.json'
 BEGIN, END = '<!-- table: begin -->', '<!-- table: end -->'
 
 
@@ -49,6 +51,9 @@ def table(run: Run) -> str:
         f'{run.settings["batch"]}, {run.settings["rounds"]} interleaved rounds, medians; {versions}; '
         f'{run.created[:10]}. '
         'Every row: [benchmarks/results/cpu.json](benchmarks/results/cpu.json).',
+        '',
+        "Trained by timm's train.py, exported, and run on real images, `{}`: {}. "
+        '([benchmarks/results/main_job.json](benchmarks/results/main_job.json))'.format(*read_accuracy(MAIN_JOB)),
     ]
     return '\n'.join(lines)
 

@@ -82,7 +82,9 @@ def info(
     """Show what a model costs, exactly, and what its FLOPs promise over its dense twin; or what a file holds."""
     from .info import show_file, show_info
 
-    if model.endswith('.onnx'):
+    if Path(model).suffix.lower() == '.onnx':
+        if layers:
+            raise UserError(f'--layers needs the name of a model, not the file {model}')
         show_file(Path(model))
     else:
         show_info(model, layers)
@@ -150,10 +152,16 @@ def bench(
     from .engines import installed_engines
     from .show import bar, show_run
 
-    if json:
-        require_parent(json)
     if report:
-        _report_folder(report)
+        _check_report_folder(report)
+    if json and (report is None or json.absolute().parent != report.absolute()):
+        require_parent(json)
+
+    def save(run: 'Run') -> None:
+        if json:
+            json.absolute().parent.mkdir(exist_ok=True)  # the report's folder, which is made when there is a run
+            run.save(json)
+
     settings = Settings(
         engines=tuple(dict.fromkeys(engine or installed_engines())),
         threads=tuple(dict.fromkeys(threads or [1])),
@@ -167,11 +175,11 @@ def bench(
             layers,
             checkpoint,
             progress,
-            save=(lambda run: run.save(json)) if json else (lambda _: None),
+            save=save,
         )
     show_run(run)
     if report:
-        _write_report(run, report)
+        _write_report(run, report, [])
     if not run.settings['complete']:
         sys.exit(130)
     if any(row.status == 'failed' for row in [*run.rows, *run.layers]):
@@ -182,14 +190,18 @@ def bench(
 def report(
     json: Annotated[Path, typer.Argument(help='What `hetconv bench --json` wrote.', show_default=False)],
     output: Annotated[Path, typer.Option('--output', '-o', help='Folder to write to.')] = Path('out/report'),
+    accuracy: Annotated[
+        Optional[list[Path]],
+        typer.Option(help='What benchmarks/train_export_compare.py --json wrote, repeatable.', show_default=False),
+    ] = None,
 ) -> None:
     """Make the page and its Markdown twin from a bench run."""
     from .rows import Run
 
-    _write_report(Run.load(json), output)
+    _write_report(Run.load(json), output, accuracy or [])
 
 
-def _report_folder(folder: Path) -> None:
+def _check_report_folder(folder: Path) -> None:
     """Before minutes of work: can the report be written?
 
     Raises:
@@ -201,21 +213,20 @@ def _report_folder(folder: Path) -> None:
     for package in ('jinja2', 'matplotlib'):
         if importlib.util.find_spec(package) is None:
             raise ModuleNotFoundError(f'No module named {package!r}', name=package)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise UserError(f'{folder} is a file; give the name of a folder') from error
-    except OSError as error:
-        raise UserError(f'{folder} cannot be made: {error.strerror}') from error
-    if not os.access(folder, os.W_OK):
-        raise UserError(f'{folder} cannot be written to')
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f'{folder} cannot be made: {existing} is a file')
+    if not os.access(existing, os.W_OK):
+        raise UserError(f'{folder}: the folder {existing} cannot be written to')
 
 
-def _write_report(run: 'Run', folder: Path) -> None:
-    from .report import write_report
+def _write_report(run: 'Run', folder: Path, accuracy: list[Path]) -> None:
+    from .report import read_accuracy, write_report
 
-    _report_folder(folder)
-    for path in write_report(run, folder):
+    _check_report_folder(folder)
+    known = [read_accuracy(path) for path in accuracy]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in write_report(run, folder, known):
         print(path)
 
 

@@ -133,7 +133,7 @@ def load_onnx(path: str | os.PathLike) -> 'onnx.ModelProto':
     from google.protobuf.message import DecodeError
 
     try:
-        proto = onnx.load(path)
+        proto = onnx.load(path, load_external_data=False)  # our files keep their weights inside
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}') from error
     except DecodeError as error:

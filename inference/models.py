@@ -15,12 +15,12 @@ __all__ = ['check_model_name', 'create_model', 'dense_twin', 'load_weights', 're
 
 
 def check_model_name(name: str) -> None:
-    """Raises UserError, with the nearest name there is, for one that is not in timm's registry."""
+    """Raises UserError, with the nearest name there is, for one that is not in timm's registry; tags are not taken."""
     import timm
 
     import timm_hetconv  # noqa: F401  registers the models
 
-    if timm.is_model(name):
+    if timm.is_model(name) and '.' not in name:  # after a dot timm wants a tag, which none of our models has
         return
     import difflib
 
@@ -29,14 +29,21 @@ def check_model_name(name: str) -> None:
     raise UserError(f'unknown model {name!r}; {hint}')
 
 
-def create_model(name: str, checkpoint: Path | None = None) -> nn.Module:
+def create_model(name: str, checkpoint: Path | None = None, random_weights: bool = False) -> nn.Module:
     """A registered model in eval mode, with the weights of a checkpoint or with random ones.
 
-    A checkpoint of timm's train.py also brings what the images were prepared with (input size, mean, std,
-    interpolation, crop): it is in the model's `pretrained_cfg` then, from where the export takes it.
+    A checkpoint of timm's train.py also says what the model was trained as: classes and input channels, pooling and
+    other arguments of the model, and what the images were prepared with (input size, mean, std, interpolation, crop),
+    which is in the model's `pretrained_cfg` then, from where the export takes it.
 
     Random weights are those of a network that could be in use: norms are not left at the identity, where half of a
     residual network would be multiplied by zero and a batch norm folded wrongly would go unnoticed.
+
+    Args:
+        name: In timm's registry.
+        checkpoint: Of that model.
+        random_weights: Take from the checkpoint only what it was trained as, and not the weights: for the dense twin
+            of the model that it is of.
 
     Raises:
         UserError: Unknown model, or a checkpoint that is missing, damaged, or another model's.
@@ -47,16 +54,22 @@ def create_model(name: str, checkpoint: Path | None = None) -> nn.Module:
     from torch import nn
 
     check_model_name(name)
-    state = read_checkpoint(checkpoint) if checkpoint is not None else {}
+    state: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    if checkpoint is not None:
+        state = read_checkpoint(checkpoint)
+        trained_as, arguments = training_arguments(checkpoint)
+        if trained_as not in (None, name) and not random_weights:
+            raise UserError(f'{checkpoint} is a checkpoint of {trained_as}, not of {name}')
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     with torch.random.fork_rng([]):
         torch.manual_seed(generator.initial_seed())
-        model: Any = timm.create_model(name, **_shape_arguments(name, state)).eval()
+        model: Any = timm.create_model(name, **_model_arguments(name, state, arguments)).eval()
     if checkpoint is not None:
-        load_weights(model, name, checkpoint, state)
-        arguments = training_arguments(checkpoint)
         model.pretrained_cfg.update(resolve_data_config(arguments, model=model))
-        return model
+        if not random_weights:
+            load_weights(model, name, checkpoint, state)
+            return model
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -84,8 +97,12 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f'{checkpoint} cannot be read as a checkpoint, it is damaged or not one: {reason}') from error
 
 
-def training_arguments(checkpoint: Path) -> dict[str, Any]:
-    """The command-line arguments that timm's train.py left in a checkpoint; {} where there are none."""
+def training_arguments(checkpoint: Path) -> tuple[str | None, dict[str, Any]]:
+    """What timm's train.py left in a checkpoint: the model's name, and its own command-line arguments.
+
+    Returns:
+        None and {} where there are none.
+    """
     import argparse
     import pickle
 
@@ -95,23 +112,27 @@ def training_arguments(checkpoint: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError):  # .safetensors, or an old format; its weights have been read
-        return {}
-    arguments = content.get('args') if isinstance(content, dict) else None
-    return vars(arguments) if isinstance(arguments, argparse.Namespace) else {}
+        return None, {}
+    if not isinstance(content, dict) or not isinstance(content.get('args'), argparse.Namespace):
+        return None, {}
+    arguments = dict(vars(content['args']))
+    return arguments.get('model') or content.get('arch'), arguments
 
 
-def _shape_arguments(name: str, state: dict[str, Any]) -> dict[str, Any]:
-    """Classes and input channels that a model was trained for, read off the shapes of its weights."""
+def _model_arguments(name: str, state: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of the model as it was trained; classes and input channels from the shapes of its weights."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
-    arguments: dict[str, Any] = {}
+    found: dict[str, Any] = dict(arguments.get('model_kwargs') or {})
+    if arguments.get('gp'):
+        found['global_pool'] = arguments['gp']
     head, stem = (state.get(f'{getattr(config, part)}.weight') for part in ('classifier', 'first_conv'))
     if head is not None:
-        arguments['num_classes'] = head.shape[0]
+        found['num_classes'] = head.shape[0]
     if stem is not None and stem.ndim == 4:
-        arguments['in_chans'] = stem.shape[1]
-    return arguments
+        found['in_chans'] = stem.shape[1]
+    return found
 
 
 def load_weights(model: nn.Module, name: str, checkpoint: Path, state: dict[str, Any]) -> None:

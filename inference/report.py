@@ -1,14 +1,17 @@
 """A bench run as one self-contained HTML page and its Markdown twin."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import UserError
 from .rows import Measurement, Run, write_text_atomically
 from .summary import (
     best_row,
+    count_text,
     error_text,
     is_dense,
     layer_text,
@@ -24,7 +27,7 @@ from .summary import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ['write_report']
+__all__ = ['read_accuracy', 'write_report']
 
 DEFINITIONS = (
     ('dense twin', 'The same network with P=1, where every kernel is K×K.'),
@@ -148,6 +151,26 @@ def write_report(run: Run, folder: Path, accuracy: Sequence[tuple[str, str]] | N
     for name, text in pages.items():
         write_text_atomically(folder / name, text)
     return [folder / name for name in pages]
+
+
+def read_accuracy(path: Path) -> tuple[str, str]:
+    """Model and accuracy in words, from what `benchmarks/train_export_compare.py --json` wrote.
+
+    Raises:
+        UserError: There is no such file, or it says something else.
+    """
+    try:
+        result = json.loads(path.read_text(encoding='utf-8'))
+        top1 = [result[f'{engine}_correct'] / result['images'] for engine in ('torch', 'onnxruntime')]
+        return result['model'], (
+            f'top-1 {top1[0]:.2%} in PyTorch and {top1[1]:.2%} in ONNX Runtime on {result["images"]:,} images of '
+            f'{result["data"]} after {count_text(result["epochs"], "epoch")}; '
+            f'{result["different"]} classified differently'
+        )
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror}') from error
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f'{path} is not the JSON of train_export_compare.py: {error!r}') from error
 
 
 def _best(run: Run) -> list[Measurement]:

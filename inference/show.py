@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .bench import Progress as Report
 from .rows import LayerRow, Measurement, Run
-from .summary import main_lines, warnings_of
+from .summary import main_lines, ms_text, percent_text, times_text, warnings_of
 
 __all__ = ['bar', 'show_run']
 
@@ -38,19 +38,16 @@ def _lines(what: str, done: int, total: int) -> None:
 
 
 def _cells(row: Measurement) -> list[str]:
-    def times(value: float | None) -> str:
-        return '' if value is None else f'{value:.2f}×'
-
     if row.ms_median is None or row.ms_p20 is None or row.ms_p80 is None:
         return [escape(f'failed: {row.error}'), '', '', '', '', '', '']
     return [
-        f'{row.ms_median:.3g}',
-        f'{row.ms_p20:.3g}–{row.ms_p80:.3g}',
-        times(row.theory_flops),
-        times(row.theory_minimal),
-        times(row.measured_speedup),
-        times(row.measured_speedup_direct),
-        '' if row.realised is None else f'{row.realised:.0%}',
+        ms_text(row.ms_median),
+        f'{ms_text(row.ms_p20)}–{ms_text(row.ms_p80)}',
+        times_text(row.theory_flops),
+        times_text(row.theory_minimal),
+        times_text(row.measured_speedup),
+        times_text(row.measured_speedup_direct),
+        percent_text(row.realised),
     ]
 
 

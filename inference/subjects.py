@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ['LayerOf', 'Subject', 'layer_subjects', 'model_subjects']
 
 
+# What stands in a convolution's place, in the paper's words.
+_KINDS = {'HetConv2d': 'HetConv', 'GWCPWC2d': 'GWC+PWC', 'DWCPWC2d': 'DWC+PWC', 'PC2d': 'PC'}
+
+
 @dataclass(frozen=True)
 class LayerOf:
     """A layer shape: name of the first layer that has it, how many have it, and the shape."""
@@ -107,7 +111,7 @@ def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[lis
     for twin, others in groups.items():
         group_subjects = []
         for name in [twin, *others]:
-            model: Any = create_model(name, checkpoint if name in names else None)
+            model: Any = create_model(name, checkpoint, random_weights=name not in names)
             cost = timm_hetconv.count(model)
             size = timm_hetconv.own_input_size(model)
             group_subjects.append(
@@ -167,9 +171,11 @@ def _layer_subject(subject: Subject, module: nn.Module, layer: LayerCost, count:
     import timm_hetconv
 
     input_size = (layer.shape['in_channels'], *layer.shape['input'])
-    module = nn.Sequential(copy.deepcopy(module), nn.ReLU()).eval()
+    layer_module = module
+    module = nn.Sequential(copy.deepcopy(layer_module), nn.ReLU()).eval()
     cost = timm_hetconv.count(module, input_size)
-    shape = {**layer.shape, 'part': getattr(module[0], 'part', 1)}
+    kind = _KINDS.get(type(layer_module).__name__, 'dense')
+    shape = {**layer.shape, 'kind': kind, 'part': getattr(layer_module, 'part', 1)}
     return Subject(
         subject.name, module, input_size, cost.macs, cost.params, cost.minimal_multiplies, subject.dense,
         LayerOf(layer.name, count, shape),

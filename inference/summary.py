@@ -125,7 +125,11 @@ def layer_text(row: LayerRow) -> str:
     stride = pair('stride')
     if any(step != 1 for step in stride):
         parts.append(f'stride {stride[0] if len(set(map(str, stride))) == 1 else "×".join(map(str, stride))}')
-    if 'part' in shape:
+    if shape.get('kind') in ('GWC+PWC', 'DWC+PWC', 'PC'):
+        parts.append(shape['kind'])
+    elif shape.get('groups', 1) != 1:
+        parts.append(f'{shape["groups"]} groups')
+    elif 'part' in shape:
         parts.append(f'P={shape["part"]}')
     return ', '.join(parts) or row.layer
 

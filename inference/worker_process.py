@@ -66,7 +66,7 @@ class WorkerProcess:
         environment = dict(os.environ)
         for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
             environment[variable] = str(threads)
-        self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115  closed in `close`
+        self._errors = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115  closed in `close`
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'inference.worker', ','.join(map(str, cores))],
             stdin=subprocess.PIPE,

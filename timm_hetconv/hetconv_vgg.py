@@ -30,14 +30,12 @@ from ._timm import VGG, build_model_with_cfg, checkpoint, vgg_cfgs
 __all__ = ['HetConvVGG']
 
 
-class BatchNormSE2d(nn.Sequential):
-    """Batch norm, then squeeze-and-excitation (reduction 16), where VGG expects a norm layer."""
+class NormSE2d(nn.Sequential):
+    """A norm, then squeeze-and-excitation (reduction 16), where VGG expects a norm layer."""
 
-    def __init__(self, num_features: int, device=None, dtype=None) -> None:
+    def __init__(self, num_features: int, norm_layer=nn.BatchNorm2d, device=None, dtype=None) -> None:
         dd = {'device': device, 'dtype': dtype}
-        super().__init__(
-            nn.BatchNorm2d(num_features, **dd), SEModule(num_features, rd_ratio=1 / 16, rd_divisor=1, **dd)
-        )
+        super().__init__(norm_layer(num_features, **dd), SEModule(num_features, rd_ratio=1 / 16, rd_divisor=1, **dd))
 
 
 class CifarMlp(nn.Sequential):
@@ -58,11 +56,15 @@ class HetConvVGG(VGG):
         conv: Convolution kind: 'p1' ... 'p64', 'gwc4', 'dwc', 'pc'.
         se: Squeeze-and-excitation after every batch norm.
         cifar: Convolutions without bias and the small head of the CIFAR network.
+        norm_layer: After every convolution.
         kwargs: As of timm's VGG.
     """
 
-    def __init__(self, cfg, conv: str = 'p4', se: bool = False, cifar: bool = False, **kwargs: Any) -> None:
-        norm_layer = BatchNormSE2d if se else nn.BatchNorm2d
+    def __init__(
+        self, cfg, conv: str = 'p4', se: bool = False, cifar: bool = False, norm_layer=nn.BatchNorm2d, **kwargs: Any
+    ) -> None:
+        if se:
+            norm_layer = partial(NormSE2d, norm_layer=norm_layer)
         if cifar:
             # mlp_ratio: the parent's ImageNet head is replaced below, so let it be one channel wide, not 100 M weights.
             kwargs.update(conv_layer=partial(nn.Conv2d, bias=False), mlp_ratio=1 / 4096)

@@ -30,7 +30,8 @@ def load_engine(name: str) -> type[Engine]:
     engine = getattr(importlib.import_module(f'.{module}', __name__), attribute)
     missing = engine.missing_packages()
     if missing:
-        raise UserError(f'engine {name} needs {" and ".join(missing)}: pip install {engine.install!r}')
+        pip = f': pip install {engine.install!r}' if set(missing) & set(engine.packages) else ''
+        raise UserError(f'engine {name} needs {" and ".join(missing)}{pip}')
     return engine
 
 

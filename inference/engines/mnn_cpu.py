@@ -28,7 +28,7 @@ class MnnCpu(Engine):
         log = subprocess.run(
             [sys.executable, '-c', 'import sys, _tools; _tools.mnnconvert(sys.argv)', '-f', 'ONNX', '--modelFile',
              self.files.portable, '--MNNModel', converted, '--bizCode', 'hetconv'],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout  # fmt: skip
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace').stdout  # fmt: skip
         if not converted.exists():
             raise RuntimeError(f'MNN cannot convert the model: {log.strip().splitlines()[-1:]}')
         import MNN

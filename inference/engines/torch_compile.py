@@ -1,6 +1,7 @@
 """torch.compile with the inductor backend."""
 
 import os
+import shlex
 import shutil
 
 from .torch_eager import TorchEager
@@ -16,8 +17,9 @@ class TorchCompile(TorchEager):
     @classmethod
     def missing_packages(cls) -> list[str]:
         """Inductor compiles C++ on the spot."""
-        compiler = os.environ.get('CXX') or 'g++'
-        return super().missing_packages() + ([] if shutil.which(compiler) else [f'the C++ compiler {compiler}'])
+        compiler = shlex.split(os.environ.get('CXX') or 'g++')[0]
+        missing = [] if shutil.which(compiler) else [f'the C++ compiler {compiler} (install it, or set CXX)']
+        return super().missing_packages() + missing
 
     def activate(self) -> None:
         super().activate()

@@ -22,6 +22,7 @@ from inference.errors import UserError
 from inference.models import create_model, dense_twin
 from inference.rows import Run
 from inference.subjects import layer_subjects, model_subjects
+from inference.summary import layer_text
 from inference.worker import compare
 from inference.worker_process import WorkerError, WorkerProcess, spread
 
@@ -82,6 +83,8 @@ def test_layers_are_compared_with_what_the_dense_twin_has_in_their_place():
         assert row.theory_flops == pytest.approx(3.0)  # 9 / (9/4 + 3/4)
         n = row.shape['out_channels']
         assert dwc[layer].theory_flops == pytest.approx(9 * n / (9 + n))
+        assert [r.shape['kind'] for r in (dense[layer], row, dwc[layer])] == ['dense', 'HetConv', 'DWC+PWC']
+        assert [layer_text(r).split(', ')[-1] for r in (dense[layer], row, dwc[layer])] == ['P=1', 'P=4', 'DWC+PWC']
 
 
 def test_a_run_survives_the_disk(run, tmp_path):
@@ -178,6 +181,11 @@ def test_settings_that_cannot_be_measured(kwargs, words):
     [
         ([], None, 'no model given'),
         (['hetconv_resnet34_p5'], None, 'unknown model .hetconv_resnet34_p5.; did you mean hetconv_resnet34_p'),
+        (
+            ['hetconv_resnet34_p4.pth'],
+            None,
+            'unknown model .hetconv_resnet34_p4.pth.; did you mean hetconv_resnet34_p4',
+        ),
         (['hetconv_resnet3_p4'], None, 'unknown model .hetconv_resnet3_p4.'),
         ([MODEL, 'hetconv_resnet20_cifar_p8'], Path('x.pth'), 'exactly one model, not 2'),
         ([MODEL], Path('missing.pth'), 'missing.pth: no such checkpoint file'),
@@ -223,17 +231,51 @@ def test_a_checkpoint_brings_its_own_classes_and_channels(tmp_path):
 def test_a_checkpoint_brings_what_its_images_were_prepared_with(tmp_path):
     import argparse
 
+    import timm
+
     from inference.export import export_model, metadata
 
-    arguments = argparse.Namespace(mean=[0.25], std=[0.5, 0.6, 0.7], interpolation='bilinear', img_size=40)
-    state = create_model(MODEL).state_dict()
-    torch.save({'state_dict': state, 'args': arguments}, tmp_path / 'trained.pth.tar')
+    arguments = argparse.Namespace(
+        model=MODEL, mean=[0.25], std=[0.5, 0.6, 0.7], interpolation='bilinear', img_size=40, gp='max',
+        model_kwargs={'act_layer': 'silu'},
+    )  # fmt: skip
+    trained = timm.create_model(MODEL, global_pool='max', act_layer='silu', num_classes=3).eval()
+    torch.save({'state_dict': trained.state_dict(), 'args': arguments}, tmp_path / 'trained.pth.tar')
+    x = torch.randn(2, 3, 40, 40)
+    torch.testing.assert_close(create_model(MODEL, tmp_path / 'trained.pth.tar')(x), trained(x))
     info = metadata(export_model(create_model(MODEL, tmp_path / 'trained.pth.tar'), weights='trained.pth.tar'))
     assert info['mean'] == [0.25] * 3
     assert info['std'] == [0.5, 0.6, 0.7]
     assert info['interpolation'] == 'bilinear'
     assert info['input_size'] == [3, 40, 40]
     assert info['weights'] == 'trained.pth.tar'
+
+
+def test_a_checkpoint_of_a_model_with_the_same_weights_is_refused(tmp_path):
+    """The ImageNet and the CIFAR MobileNet have equal shapes and differ in the stride of their first convolution."""
+    import argparse
+
+    state = create_model('hetconv_mobilenet_cifar_p32').state_dict()
+    arguments = argparse.Namespace(model='hetconv_mobilenet_cifar_p32')
+    torch.save({'state_dict': state, 'args': arguments}, tmp_path / 'cifar.pth.tar')
+    create_model('hetconv_mobilenet_cifar_p32', tmp_path / 'cifar.pth.tar')
+    with pytest.raises(UserError, match='is a checkpoint of hetconv_mobilenet_cifar_p32, not of hetconv_mobilenet_p32'):
+        create_model('hetconv_mobilenet_p32', tmp_path / 'cifar.pth.tar')
+
+
+def test_the_dense_twin_of_a_checkpoint_does_the_same_job(tmp_path):
+    import argparse
+
+    import timm
+
+    trained = timm.create_model(MODEL, num_classes=7, in_chans=1)
+    arguments = argparse.Namespace(model=MODEL, input_size=[1, 28, 28])
+    torch.save({'state_dict': trained.state_dict(), 'args': arguments}, tmp_path / 'grey.pth.tar')
+    ((dense, p4),) = model_subjects([MODEL], tmp_path / 'grey.pth.tar')
+    assert dense.input_size == p4.input_size == (1, 28, 28)
+    assert dense.model.num_classes == p4.model.num_classes == 7
+    assert dense.macs / p4.macs == pytest.approx(3, rel=0.03)
+    assert not torch.equal(dense.model.stem[0].weight, p4.model.stem[0].weight)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +356,7 @@ def test_worker_reports_an_error_in_one_line_and_lives(worker, tmp_path):
 
 
 def test_worker_that_dies_says_how(worker):
+    os.write(worker._errors.fileno(), b'\xff not UTF-8\n')
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match='killed by SIGKILL'):
         worker.time(1)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import onnx
 import pytest
 
@@ -80,16 +81,16 @@ def test_export_bench_report(tmp_path):
     assert 'hetconv form, 18 HetConv2d nodes' in result.stdout
     assert 'weights: "random"' in result.stdout
     result = hetconv(
-        'bench', MODEL, '--engine', 'torch', '--engine', 'onnxruntime', '--rounds', 2, '--json', 'run.json',
+        'bench', MODEL, '--engine', 'torch', '--engine', 'onnxruntime', '--rounds', 2, '--json', 'report/run.json',
         '--report', 'report', cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert 'hetconv_resnet20_cifar_p4  theory 2.9' in result.stdout
-    assert len(json.loads((tmp_path / 'run.json').read_text())['rows']) == 4
+    assert len(json.loads((tmp_path / 'report' / 'run.json').read_text())['rows']) == 4
     assert '100 %' not in result.stderr
     page = (tmp_path / 'report' / 'index.html').read_text()
     assert MODEL in page.replace('<wbr>', '')
-    result = hetconv('report', 'run.json', '-o', 'again', cwd=tmp_path)
+    result = hetconv('report', 'report/run.json', '-o', 'again', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / 'again' / 'index.html').read_text() == page
 
@@ -104,6 +105,10 @@ def test_export_bench_report(tmp_path):
         (['export', MODEL, '-o', 'm.onnx', '--checkpoint', 'text.pth'], 'text.pth cannot be read'),
         (['info', 'resnet3'], 'unknown model'),
         (['list', 'nothing*'], 'no model matches'),
+        (['info', 'hetconv_resnet34_p4.foo'], 'unknown model'),
+        (['info', 'foreign.onnx', '--layers'], '--layers needs the name of a model'),
+        (['bench', 'nosuch', '--engine', 'torch', '--report', 'report'], 'unknown model'),
+        (['report', 'text.pth', '--accuracy', 'text.onnx'], 'not the JSON'),
         (['info', 'none.onnx'], 'none.onnx: No such file'),
         (['info', 'text.onnx'], 'text.onnx is damaged or no ONNX file'),
         (['info', 'foreign.onnx'], 'foreign.onnx: not made by `hetconv export`'),
@@ -119,8 +124,10 @@ def test_export_bench_report(tmp_path):
 def test_mistakes_cost_one_line_and_exit_code_2(args, words, tmp_path):
     (tmp_path / 'text.pth').write_text('no checkpoint')
     (tmp_path / 'text.onnx').write_text('no model')
-    foreign = onnx.helper.make_graph([], 'empty', [], [])
-    onnx.save(onnx.helper.make_model(foreign), tmp_path / 'foreign.onnx')
+    weights = onnx.numpy_helper.from_array(np.zeros(1000, np.float32), 'weights')
+    foreign = onnx.helper.make_model(onnx.helper.make_graph([], 'empty', [], [], [weights]))
+    onnx.save(foreign, tmp_path / 'foreign.onnx', save_as_external_data=True, location='gone', size_threshold=0)
+    (tmp_path / 'gone').unlink()
     given = sorted(tmp_path.iterdir())
     result = hetconv(*args, cwd=tmp_path)
     assert result.returncode == 2

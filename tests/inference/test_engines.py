@@ -50,7 +50,9 @@ def _load(name):
 
 def _check(engine, written, model_name, batch=3):
     model, files = written(model_name, batch)
-    with engine(files, threads=1, batch=batch) as active:
+    active = engine(files, threads=1, batch=batch)
+    active.activate()
+    try:
         for seed in (0, 1):  # the second call must not remember the first
             x = np.random.default_rng(seed).standard_normal((batch, 3, 32, 32), np.float32)
             with torch.no_grad():
@@ -61,6 +63,8 @@ def _check(engine, written, model_name, batch=3):
             np.testing.assert_array_equal(output, kept, err_msg="an output is the caller's to keep")
             assert output.dtype == np.float32
             np.testing.assert_allclose(output, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    finally:
+        active.deactivate()
 
 
 @pytest.mark.parametrize('name', ENGINES)

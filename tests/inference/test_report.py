@@ -1,5 +1,6 @@
 """The page and its Markdown twin: well-formed, self-contained, complete, and safe with any text in a run."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ pytest.importorskip('pydantic')
 from synthetic_runs import fail, hundred, long_names, make_layers, make_rows, make_run, ragged
 
 from inference.errors import UserError
-from inference.report import write_report
+from inference.report import read_accuracy, write_report
 from inference.summary import main_lines, ms_text, percent_text, times_text
 
 VOID = {'meta', 'wbr', 'br', 'hr', 'img', 'input', 'link'}
@@ -240,6 +241,23 @@ def test_accuracy(report):
     assert 'hetconv_<b>_p4' in page.text
     assert 'hetconv_<b>_p4' not in source
     assert r'- `hetconv_<b>_p4`: 12 \| 34 %' in markdown
+
+
+def test_accuracy_is_read_from_what_the_comparison_wrote(tmp_path):
+    result = dict(
+        model='m', data='CIFAR', epochs=1, images=200, torch_correct=101, onnxruntime_correct=100, different=1
+    )
+    (tmp_path / 'a.json').write_text(json.dumps(result))
+    model, words = read_accuracy(tmp_path / 'a.json')
+    assert model == 'm'
+    assert words == (
+        'top-1 50.50% in PyTorch and 50.00% in ONNX Runtime on 200 images of CIFAR after 1 epoch; '
+        '1 classified differently'
+    )
+    for text in ('{}', 'no', json.dumps({**result, 'images': 0})):
+        (tmp_path / 'a.json').write_text(text)
+        with pytest.raises(UserError, match='not the JSON of train_export_compare'):
+            read_accuracy(tmp_path / 'a.json')
 
 
 def test_markup_in_a_run_stays_text(report):

@@ -166,3 +166,14 @@ def test_unknown_kind(kind):
 def test_not_a_variant(name):
     with pytest.raises(ValueError, match='not the name of a HetConv model'):
         parse_variant(name)
+
+
+@pytest.mark.parametrize('name', ['hetconv_vgg16_cifar_p4', 'hetconv_vgg16_cifar_p4_se', 'hetconv_resnet20_cifar_p4'])
+def test_norm_and_activation_are_the_callers(name):
+    import timm
+
+    model = timm.create_model(name, norm_layer=nn.InstanceNorm2d, act_layer=nn.SiLU)
+    kinds = {type(module) for module in model.features.modules()} if 'vgg' in name else set(map(type, model.modules()))
+    assert nn.InstanceNorm2d in kinds
+    assert nn.SiLU in kinds
+    assert not kinds & {nn.BatchNorm2d, nn.ReLU} or 'se' in name
