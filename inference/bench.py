@@ -156,7 +156,7 @@ def _measure_group(
     try:
         for i, slot in enumerate(slots):
             stage(
-                f'loading {slot.subject.name} on {slot.row.engine}, {count_text(threads, "thread")}',
+                f'loading {slot.subject.title} on {slot.row.engine}, {count_text(threads, "thread")}',
                 0.4 * i / len(slots),
             )
             _activate(slot, threads, settings, folder)

@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Argument(help='Name of a model, as `hetconv list` shows them.', show_default=False)]
+Model = Annotated[str, typer.Argument(help="Name of a model: of `hetconv list`, or timm's.", show_default=False)]
 Checkpoint = Annotated[
     Optional[Path], typer.Option(help="Weights from timm's train.py; without it they are random.", show_default=False)
 ]
@@ -53,7 +53,7 @@ def common(
 
 @app.command('list')
 def list_models(
-    pattern: Annotated[str, typer.Argument(help="Wildcard, like '*resnet34*'.")] = '*',
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or a wildcard, like 'hetconv_resnet34*'.")] = '*',
     cost: Annotated[bool, typer.Option(help='Count MACs and parameters too; takes seconds.')] = False,
 ) -> None:
     """List the registered models."""
@@ -63,7 +63,7 @@ def list_models(
 
     import timm_hetconv
 
-    names = fnmatch.filter(timm.list_models('hetconv_*'), pattern)
+    names = fnmatch.filter(timm.list_models('hetconv_*'), pattern if set(pattern) & set('*?[') else f'*{pattern}*')
     if not names:
         raise UserError(f"no model matches {pattern!r}; try 'hetconv list'")
     for name in names:
@@ -112,17 +112,17 @@ def export(
     """Export a model to ONNX: BatchNorm folded, dynamic batch, opset 18, compared with PyTorch."""
     from .export import export_model, form_of, save_model, verify
     from .lowering.portable import to_portable
-    from .models import create_model
+    from .models import create_model, weights_text
 
-    require_parent(output)
+    require_parent(output, '.onnx')
     module = create_model(model, checkpoint)
-    proto = export_model(module, weights=checkpoint.name if checkpoint else 'random')
+    proto = export_model(module, weights=weights_text(checkpoint))
     if lowering is Lowering.portable:
         proto = to_portable(proto)
     error = verify(proto, module)
     save_model(proto, output)
     checked = 'not compared: onnxruntime is not installed' if error is None else f'within {error:.0e} of PyTorch'
-    weights = 'random weights' if checkpoint is None else f'weights of {checkpoint}'
+    weights = 'random weights' if checkpoint is None else f'weights of {weights_text(checkpoint)}'
     size = f'{output.stat().st_size / 1e6:.1f} MB'
     print(f'{output}: {model}, {weights}, {size}, opset 18, {form_of(proto)}, {checked}')
 
@@ -154,8 +154,10 @@ def bench(
 
     if report:
         _check_report_folder(report)
+    if json and json.suffix.lower() != '.json':
+        raise UserError(f'{json} must end in .json')
     if json and (report is None or json.absolute().parent != report.absolute()):
-        require_parent(json)
+        require_parent(json, '.json')
 
     def save(run: 'Run') -> None:
         if json:
@@ -230,12 +232,14 @@ def _write_report(run: 'Run', folder: Path, accuracy: list[Path]) -> None:
         print(path)
 
 
-def require_parent(path: Path) -> None:
+def require_parent(path: Path, suffix: str) -> None:
     """Before minutes of work: is there a folder for the result?
 
     Raises:
-        UserError: There is none, or the path is a folder itself.
+        UserError: There is none, or the path is a folder itself, or has another suffix: it may be a checkpoint.
     """
+    if path.suffix.lower() != suffix:
+        raise UserError(f'{path} must end in {suffix}')
     if path.is_dir():
         raise UserError(f'{path} is a folder; give the name of a file')
     if not path.absolute().parent.is_dir():

@@ -105,6 +105,9 @@ def _describe(
         params=cost.params,
         minimal_multiplies=round(cost.minimal_multiplies),
     )
+    parts = [layer.shape['part'] for layer in cost.layers if layer.kind == 'hetconv']
+    if parts:
+        info.update(hetconv_layers=len(parts), part=sorted(set(parts)))
     if weights is not None:
         info['weights'] = weights
     proto.producer_name, proto.producer_version = 'timm-hetconv', version('timm-hetconv')
@@ -170,7 +173,10 @@ def verify(proto: 'onnx.ModelProto', model: 'nn.Module', batch: int = 3) -> floa
     x = torch.randn(batch, *metadata(proto)['input_size'], generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model(x).numpy()
-    error = float(abs(session.run(None, {INPUT: x.numpy()})[0] - expected).max() / abs(expected).max())
+    output = session.run(None, {INPUT: x.numpy()})[0]
+    if output.shape != expected.shape:
+        raise UserError(f'the file gives an output of shape {output.shape}, the model one of {expected.shape}')
+    error = float(abs(output - expected).max() / abs(expected).max())
     if not error <= MAX_EXPORT_ERROR:  # also when it is not a number
         raise UserError(f'the exported model differs from PyTorch by {error:.1e}, more than {MAX_EXPORT_ERROR:.0e}')
     return error

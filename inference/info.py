@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +35,10 @@ def show_info(name: str, layers: bool) -> None:
         )
     if not layers:
         return
-    table = Table('layer', 'kind', 'input', 'kernel', 'stride', 'P or groups', 'MACs', 'parameters')
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column('layer', no_wrap=True)
+    for heading in ('kind', 'input', 'kernel', 'stride', 'P/groups', 'MACs', 'parameters'):
+        table.add_column(heading, no_wrap=heading in ('kind', 'MACs'))
     for layer in cost.layers:
         shape = layer.shape
         if layer.kind == 'linear':
@@ -42,7 +46,7 @@ def show_info(name: str, layers: bool) -> None:
         else:
             kernel, stride, size = shape['kernel_size'], shape['stride'], shape['input']
             cells = [
-                f'{shape["in_channels"]} → {shape["out_channels"]}, {size[0]}×{size[1]}',
+                f'{shape["in_channels"]}→{shape["out_channels"]}, {size[0]}×{size[1]}',
                 f'{kernel[0]}×{kernel[1]}',
                 f'{stride[0]}',
                 str(shape['part'] if layer.kind == 'hetconv' else shape['groups']),
@@ -81,5 +85,6 @@ def show_paper(number: int | None) -> None:
     console = _console()
     console.print(table)
     console.print(
-        f'{sum(row.reproduces for row in rows)} of {len(rows)} reproduce to the printed digit', highlight=False
+        f'{sum(row.reproduces for row in rows)} of {len(rows)} reproduce to the printed digit, rounded or truncated',
+        highlight=False,
     )

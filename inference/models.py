@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,15 @@ from .errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ['check_model_name', 'create_model', 'dense_twin', 'load_weights', 'read_checkpoint', 'training_arguments']
+__all__ = [
+    'check_model_name',
+    'create_model',
+    'dense_twin',
+    'load_weights',
+    'read_checkpoint',
+    'training_arguments',
+    'weights_text',
+]
 
 
 def check_model_name(name: str) -> None:
@@ -22,10 +32,14 @@ def check_model_name(name: str) -> None:
 
     if timm.is_model(name) and '.' not in name:  # after a dot timm wants a tag, which none of our models has
         return
+    if Path(name).is_file():
+        raise UserError(
+            f'{name} is a file; give the name of a model (`hetconv list`), or to `hetconv info` a .onnx file'
+        )
     import difflib
 
-    close = difflib.get_close_matches(name, timm.list_models('hetconv_*') or [], 1)
-    hint = f'did you mean {close[0]}?' if close else '`hetconv list` shows them'
+    close = difflib.get_close_matches(name, timm.list_models(), 3)
+    hint = f'did you mean {" or ".join(close)}?' if close else '`hetconv list` shows them'
     raise UserError(f'unknown model {name!r}; {hint}')
 
 
@@ -81,28 +95,29 @@ def create_model(name: str, checkpoint: Path | None = None, random_weights: bool
 
 
 def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
-    """The weights in a timm checkpoint (.pth.tar, .pt, .safetensors), EMA first, as timm's validate.py takes them.
+    """The weights in a timm checkpoint (.pth.tar, .pt, .safetensors), EMA first, as timm's create_model takes them.
 
     Raises:
         UserError: The file is missing or damaged.
     """
     from timm.models import load_state_dict
 
+    if checkpoint.is_dir():
+        raise UserError(f'{checkpoint} is a folder; give a file in it, last.pth.tar or model_best.pth.tar')
     if not checkpoint.is_file():
         raise UserError(f'{checkpoint}: no such checkpoint file')
     try:
         return load_state_dict(str(checkpoint), use_ema=True)
     except Exception as error:  # whatever pickle, zip or safetensors say of a damaged file
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f'{checkpoint} cannot be read as a checkpoint, it is damaged or not one: {reason}') from error
+        reason = re.split(r'[.!\n]\s', f'{type(error).__name__}: {error}')[0]
+        raise UserError(
+            f'{checkpoint} cannot be read as a checkpoint, it is damaged or not one '
+            f'({textwrap.shorten(reason, 160, placeholder=" …")})'
+        ) from error
 
 
-def training_arguments(checkpoint: Path) -> tuple[str | None, dict[str, Any]]:
-    """What timm's train.py left in a checkpoint: the model's name, and its own command-line arguments.
-
-    Returns:
-        None and {} where there are none.
-    """
+def _content(checkpoint: Path) -> dict[str, Any]:
+    """All that is in a checkpoint besides its tensors' data; {} where only tensors can be in it."""
     import argparse
     import pickle
 
@@ -112,11 +127,32 @@ def training_arguments(checkpoint: Path) -> tuple[str | None, dict[str, Any]]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(checkpoint, map_location='cpu', weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError):  # .safetensors, or an old format; its weights have been read
-        return None, {}
-    if not isinstance(content, dict) or not isinstance(content.get('args'), argparse.Namespace):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def training_arguments(checkpoint: Path) -> tuple[str | None, dict[str, Any]]:
+    """What timm's train.py left in a checkpoint: the model's name, and its own command-line arguments.
+
+    Returns:
+        None and {} where there are none.
+    """
+    import argparse
+
+    content = _content(checkpoint)
+    if not isinstance(content.get('args'), argparse.Namespace):
         return None, {}
     arguments = dict(vars(content['args']))
     return arguments.get('model') or content.get('arch'), arguments
+
+
+def weights_text(checkpoint: Path | None) -> str:
+    """Which weights `create_model` takes, in words: 'random', 'last.pth.tar', 'last.pth.tar (EMA)'."""
+    if checkpoint is None:
+        return 'random'
+    content = _content(checkpoint)
+    ema = any(content.get(key) is not None for key in ('state_dict_ema', 'model_ema'))
+    return f'{checkpoint.name} (EMA)' if ema else checkpoint.name
 
 
 def _model_arguments(name: str, state: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,7 +26,7 @@ def bar() -> Iterator[Report]:
         return
     columns = [TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task('')
+        task = progress.add_task('reading the models')
 
         def report(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total)
@@ -37,18 +38,23 @@ def _lines(what: str, done: int, total: int) -> None:
     print(f'{100 * done // total:3d} % {what}', file=sys.stderr, flush=True)
 
 
-def _cells(row: Measurement) -> list[str]:
-    if row.ms_median is None or row.ms_p20 is None or row.ms_p80 is None:
-        return [escape(f'failed: {row.error}'), '', '', '', '', '', '']
-    return [
-        ms_text(row.ms_median),
-        f'{ms_text(row.ms_p20)}–{ms_text(row.ms_p80)}',
-        times_text(row.theory_flops),
-        times_text(row.theory_minimal),
-        times_text(row.measured_speedup),
-        times_text(row.measured_speedup_direct),
-        percent_text(row.realised),
-    ]
+# Headings, and what stands under them, on a narrow terminal and on a wide one.
+_NARROW: dict[str, Callable[[Measurement], str]] = {
+    'ms': lambda row: ms_text(row.ms_median),
+    'theory': lambda row: times_text(row.theory_flops),
+    'measured': lambda row: times_text(row.measured_speedup),
+    'realised': lambda row: percent_text(row.realised),
+}
+_WIDE: dict[str, Callable[[Measurement], str]] = {
+    'ms': _NARROW['ms'],
+    'p20–p80': lambda row: f'{ms_text(row.ms_p20)}–{ms_text(row.ms_p80)}',
+    'theory': _NARROW['theory'],
+    'minimal': lambda row: times_text(row.theory_minimal),
+    'measured': _NARROW['measured'],
+    'direct': lambda row: times_text(row.measured_speedup_direct),
+    'realised': _NARROW['realised'],
+}
+_WIDE_COLUMNS = 110
 
 
 def show_run(run: Run) -> None:
@@ -56,12 +62,26 @@ def show_run(run: Run) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    table = Table('model', 'engine', 'threads', 'ms', 'p20–p80', 'theory', 'minimal', 'measured', 'direct', 'realised')
+    wide = console.width >= _WIDE_COLUMNS
+    columns = _WIDE if wide else _NARROW
+    table = Table(box=box.HEAVY_HEAD if wide else box.SIMPLE, pad_edge=wide)
+    table.add_column('model', no_wrap=True, overflow='fold')
+    table.add_column('engine', no_wrap=True)
+    table.add_column('threads' if wide else '', justify='right')
+    for heading in columns:
+        table.add_column(heading, justify='right')
     for row in [*run.rows, *run.layers]:
-        name = f'{row.model} {row.layer} ×{row.count}' if isinstance(row, LayerRow) else row.model
-        table.add_row(escape(name), row.engine, str(row.threads), *_cells(row))
+        name = row.model if wide else row.model.removeprefix('hetconv_')
+        if isinstance(row, LayerRow):
+            name = f'{name} {row.layer} ×{row.count}'
+        timed = row.ms_median is not None
+        cells = [text(row) for text in columns.values()] if timed else ['failed', *[''] * (len(columns) - 1)]
+        table.add_row(escape(name), row.engine, str(row.threads), *cells)
     if run.rows or run.layers:
         console.print(table)
+    for row in [*run.rows, *run.layers]:
+        if row.status == 'failed':
+            console.print(escape(f'{row.model} on {row.engine} failed: {row.error}'), highlight=False, soft_wrap=True)
     for line in main_lines(run.rows):
         console.print(line, highlight=False, soft_wrap=True)
     for line in warnings_of(run):

@@ -53,6 +53,12 @@ class Subject:
     minimal_multiplies: float
     dense: bool
     layer: LayerOf | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name in words."""
+        return self.name if self.layer is None else f'{self.name} {self.layer.name}'
+
     _written: dict[Path, tuple[ModelFiles, Path]] | None = None
 
     def write(self, folder: Path, batch: int, seed: int) -> tuple[ModelFiles, Path]:

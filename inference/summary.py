@@ -155,7 +155,7 @@ def limits_of(run: Run, accuracy_known: bool = False) -> list[str]:
         limits.append('Nothing was measured on a GPU.')
     missing = [name for name in _PRECISIONS if name not in {row.precision for row in timed}]
     if missing:
-        limits.append(f'Nothing was measured in {_list(missing)}.')
+        limits.append(f'Nothing was measured in {_list(missing, word="or")}.')
     batches = {row.batch for row in timed}
     if len(batches) == 1:
         batch = batches.pop()
@@ -184,6 +184,8 @@ def warnings_of(run: Run) -> list[str]:
 
 def _baselines(timed: list[Measurement]) -> list[str]:
     dense = [row for row in timed if is_dense(row) and not row.own]
+    if all(is_dense(row) for row in timed):
+        return []  # nothing is compared with them
     if not dense:
         return ['No dense network was timed, so there is nothing to compare with.']
     limits = []
@@ -213,9 +215,9 @@ def _gaps(run: Run) -> list[str]:
     return limits
 
 
-def _list(names: Iterable[str], most: int = 9) -> str:
+def _list(names: Iterable[str], most: int = 9, word: str = 'and') -> str:
     """'a, b and c', or the first few and how many more."""
     names = list(names)
     if len(names) > most:
         names = [*names[:most], f'{len(names) - most} more']
-    return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} and {names[-1]}'
+    return names[0] if len(names) == 1 else f'{", ".join(names[:-1])} {word} {names[-1]}'

@@ -3,6 +3,7 @@
 import math
 from typing import Tuple, Type, Union
 
+import numpy as np
 import torch
 import torch.nn as nn
 from timm.layers import to_2tuple
@@ -21,6 +22,27 @@ def same_padding(kernel_size: _Size, dilation: _Size = 1) -> Tuple[int, int]:
     """Padding that keeps height and width at stride 1; `kernel_size` odd."""
     (rows, columns), (row_step, column_step) = to_2tuple(kernel_size), to_2tuple(dilation)
     return row_step * (rows // 2), column_step * (columns // 2)
+
+
+def _whole(name: str, value: int, least: int) -> int:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+        raise TypeError(f'{name}={value!r} must be an int')
+    if value < least:
+        raise ValueError(f'{name}={value} must be at least {least}')
+    return int(value)
+
+
+def _check_channels(in_channels: int, out_channels: int) -> None:
+    _whole('in_channels', in_channels, 1)
+    _whole('out_channels', out_channels, 1)
+
+
+def _pair(name: str, value: _Size, least: int) -> Tuple[int, int]:
+    """Rows and columns, checked."""
+    pair = (value, value) if isinstance(value, (int, np.integer)) else value
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise TypeError(f'{name}={value!r} must be an int or a pair of ints')
+    return _whole(name, pair[0], least), _whole(name, pair[1], least)
 
 
 @register_notrace_module  # FX cannot follow the choice between one operator and its composition
@@ -50,7 +72,9 @@ class HetConv2d(nn.Module):
         bias: Learn a bias.
 
     Raises:
-        ValueError: `part` does not divide the channels, or an even kernel, or one of 1 x 1.
+        TypeError: A size that is no int and no pair of ints.
+        ValueError: `part` does not divide the channels, or an even kernel, or one of 1 x 1, or a size below 1 (below 0
+            for the padding).
     """
 
     def __init__(
@@ -68,24 +92,24 @@ class HetConv2d(nn.Module):
     ) -> None:
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
-        kernel: Tuple[int, int] = to_2tuple(kernel_size)
-        if part < 1 or in_channels % part or out_channels % part:
+        _check_channels(in_channels, out_channels)
+        kernel = _pair('kernel_size', kernel_size, 1)
+        _whole('part', part, 1)
+        if in_channels % part or out_channels % part:
             raise ValueError(
                 f'part={part} must divide in_channels={in_channels} and out_channels={out_channels}; '
-                f'the largest divisor of {part} that does is {math.gcd(max(part, 1), in_channels, out_channels)}'
+                f'the largest divisor of {part} that does is {math.gcd(part, in_channels, out_channels)}'
             )
         if any(k % 2 == 0 for k in kernel) or kernel == (1, 1):
             raise ValueError(
                 f'kernel_size={kernel} must be odd and more than 1: the 1x1 kernels sit at the centre of the K x K'
             )
-        if isinstance(padding, str):
-            raise ValueError(f'padding={padding!r} must be None (same), an int or a pair of ints')
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel
-        self.stride: Tuple[int, int] = to_2tuple(stride)
-        self.dilation: Tuple[int, int] = to_2tuple(dilation)
-        self.padding: Tuple[int, int] = same_padding(kernel, dilation) if padding is None else to_2tuple(padding)
+        self.stride = _pair('stride', stride, 1)
+        self.dilation = _pair('dilation', dilation, 1)
+        self.padding = same_padding(kernel, self.dilation) if padding is None else _pair('padding', padding, 0)
         self.part = part
 
         taps = kernel[0] * kernel[1] - 1
@@ -180,6 +204,8 @@ class HetConv2d(nn.Module):
         """
         if projection not in ('nearest', 'sum'):
             raise ValueError(f"projection={projection!r} must be 'nearest' or 'sum'")
+        if not isinstance(conv, nn.Conv2d):
+            raise TypeError(f'from_dense takes an nn.Conv2d, not a {type(conv).__name__}')
         if conv.groups != 1 or conv.padding_mode != 'zeros' or isinstance(conv.padding, str):
             raise ValueError(f'only a dense, zero-padded convolution has a HetConv form, not {conv}')
         layer = cls(

@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Dict, List, Tuple
 
@@ -82,8 +83,14 @@ def convert(
         The model (a new module only if `model` itself is a convolution) and an entry for every convolution in it.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: `part` is less than 2, or `init` or `projection` is unknown.
+
+    Warns:
+        UserWarning: Nothing was changed.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'convert takes a module, not {model!r}; timm.create_model makes one')
     if part < 2:
         raise ValueError(f'part={part} must be at least 2: HetConv with P=1 is the dense convolution itself')
     if init not in ('from_dense', 'random'):
@@ -112,4 +119,6 @@ def convert(
             return replaced[conv], entries
         parent, _, child = name.rpartition('.')
         setattr(model.get_submodule(parent), child, replaced[conv])
+    if not replaced:
+        warnings.warn('convert changed nothing: no convolution has a HetConv form; the entries say why', stacklevel=2)
     return model, entries

@@ -19,7 +19,7 @@ import timm_hetconv
 from inference.bench import Settings, bench
 from inference.engines import ModelFiles
 from inference.errors import UserError
-from inference.models import create_model, dense_twin
+from inference.models import create_model, dense_twin, weights_text
 from inference.rows import Run
 from inference.subjects import layer_subjects, model_subjects
 from inference.summary import layer_text
@@ -157,7 +157,24 @@ def test_an_error_with_brackets_shows_in_the_table(capsys):
         error='cannot load [/usr/lib/x.so]',
     )  # fmt: skip
     show_run(Run(created='now', environment={}, settings={'complete': True}, rows=[row]))
-    assert '[/usr/lib/x.so]' in capsys.readouterr().out
+    assert 'm on e failed: cannot load [/usr/lib/x.so]' in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_shows_whole_names_and_the_main_figures(monkeypatch, capsys):
+    from synthetic_runs import make_rows, make_run
+
+    from inference.show import show_run
+
+    for columns, shown in (('80', 0), ('160', 1)):
+        monkeypatch.setenv('COLUMNS', columns)
+        monkeypatch.setenv('TTY_COMPATIBLE', '1')  # rich takes the output for a terminal
+        show_run(make_run(make_rows(arch='resnet20_cifar')))
+        lines = [line for line in capsys.readouterr().out.splitlines() if 'torch-compile' in line or 'openvino' in line]
+        table = [line for line in lines if 'over the fastest' not in line]
+        assert table
+        assert all('resnet20_cifar_p' in line for line in table)
+        assert all(('–' in line) == bool(shown) for line in table)
+        assert all(len(line) <= int(columns) for line in table)
 
 
 @pytest.mark.parametrize(
@@ -240,15 +257,24 @@ def test_a_checkpoint_brings_what_its_images_were_prepared_with(tmp_path):
         model_kwargs={'act_layer': 'silu'},
     )  # fmt: skip
     trained = timm.create_model(MODEL, global_pool='max', act_layer='silu', num_classes=3).eval()
-    torch.save({'state_dict': trained.state_dict(), 'args': arguments}, tmp_path / 'trained.pth.tar')
+    worse = timm.create_model(MODEL, num_classes=3).state_dict()
+    torch.save(
+        {'state_dict': worse, 'state_dict_ema': trained.state_dict(), 'args': arguments}, tmp_path / 'trained.pth.tar'
+    )
     x = torch.randn(2, 3, 40, 40)
     torch.testing.assert_close(create_model(MODEL, tmp_path / 'trained.pth.tar')(x), trained(x))
-    info = metadata(export_model(create_model(MODEL, tmp_path / 'trained.pth.tar'), weights='trained.pth.tar'))
+    info = metadata(
+        export_model(
+            create_model(MODEL, tmp_path / 'trained.pth.tar'), weights=weights_text(tmp_path / 'trained.pth.tar')
+        )
+    )
     assert info['mean'] == [0.25] * 3
     assert info['std'] == [0.5, 0.6, 0.7]
     assert info['interpolation'] == 'bilinear'
     assert info['input_size'] == [3, 40, 40]
-    assert info['weights'] == 'trained.pth.tar'
+    assert info['weights'] == 'trained.pth.tar (EMA)'
+    assert info['part'] == [4]
+    assert info['hetconv_layers'] == 18
 
 
 def test_a_checkpoint_of_a_model_with_the_same_weights_is_refused(tmp_path):

@@ -58,6 +58,10 @@ def test_list():
     assert '1,313,116,160 MACs' in hetconv('list', 'hetconv_resnet34_p4', '--cost').stdout
 
 
+def test_list_takes_a_part_of_a_name():
+    assert len(hetconv('list', 'resnet20').stdout.split()) == 20
+
+
 def test_info():
     result = hetconv('info', 'hetconv_resnet34_p4', '--layers')
     assert '1,313,116,160 MACs, 7,740,200 parameters' in result.stdout
@@ -100,11 +104,15 @@ def test_export_bench_report(tmp_path):
     [
         (['export', 'hetconv_resnet34_p5', '-o', 'm.onnx'], 'unknown model'),
         (['export', MODEL, '-o', 'none/m.onnx'], 'does not exist'),
-        (['export', MODEL, '-o', '.'], 'is a folder'),
+        (['export', MODEL, '-o', 'folder.onnx'], 'is a folder'),
         (['export', MODEL, '-o', 'm.onnx', '--checkpoint', 'none.pth'], 'none.pth: no such checkpoint file'),
         (['export', MODEL, '-o', 'm.onnx', '--checkpoint', 'text.pth'], 'text.pth cannot be read'),
         (['info', 'resnet3'], 'unknown model'),
         (['list', 'nothing*'], 'no model matches'),
+        (['info', 'text.pth'], 'text.pth is a file; give the name of a model'),
+        (['export', MODEL, '-o', 'text.pth', '--checkpoint', 'text.pth'], 'text.pth must end in .onnx'),
+        (['bench', MODEL, '--engine', 'torch', '--json', 'text.pth'], 'text.pth must end in .json'),
+        (['export', MODEL, '-o', 'm.onnx', '--checkpoint', '.'], 'is a folder; give a file in it'),
         (['info', 'hetconv_resnet34_p4.foo'], 'unknown model'),
         (['info', 'foreign.onnx', '--layers'], '--layers needs the name of a model'),
         (['bench', 'nosuch', '--engine', 'torch', '--report', 'report'], 'unknown model'),
@@ -128,6 +136,7 @@ def test_mistakes_cost_one_line_and_exit_code_2(args, words, tmp_path):
     foreign = onnx.helper.make_model(onnx.helper.make_graph([], 'empty', [], [], [weights]))
     onnx.save(foreign, tmp_path / 'foreign.onnx', save_as_external_data=True, location='gone', size_threshold=0)
     (tmp_path / 'gone').unlink()
+    (tmp_path / 'folder.onnx').mkdir()
     given = sorted(tmp_path.iterdir())
     result = hetconv(*args, cwd=tmp_path)
     assert result.returncode == 2

@@ -132,7 +132,7 @@ def said(limits, words):
 def test_limits_of_a_plain_run():
     limits = limits_of(make_run(make_rows()))
     for words in (
-        'on a GPU', 'fp16, bf16 and int8', 'Only batch 1', 'more than 1 thread.', 'Single layers', "project's own",
+        'on a GPU', 'fp16, bf16 or int8', 'Only batch 1', 'more than 1 thread.', 'Single layers', "project's own",
         'Accuracy was not', 'One machine',
     ):  # fmt: skip
         assert said(limits, words), words
@@ -144,7 +144,7 @@ def test_limits_go_when_they_are_overcome():
     rows = make_rows(threads=2, batch=8) + make_rows(engines=('mnn', 'openvino', 'tensorrt'), precision='int8')
     rows[0].own = True
     limits = limits_of(make_run(rows, make_layers()), accuracy_known=True)
-    assert said(limits, 'fp16 and bf16.')
+    assert said(limits, 'fp16 or bf16.')
     assert said(limits, 'more than 2 threads.')
     for words in ('GPU', 'int8.', 'Only batch', 'Single layers', "project's own", 'Accuracy'):
         assert not said(limits, words), words

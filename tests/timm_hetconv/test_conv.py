@@ -234,12 +234,33 @@ def test_projections_are_what_they_claim():
         (dict(in_channels=8, out_channels=8, part=0), 'part=0'),
         (dict(in_channels=8, out_channels=8, kernel_size=2), 'odd'),
         (dict(in_channels=8, out_channels=8, kernel_size=1), 'more than 1'),
-        (dict(in_channels=8, out_channels=8, padding='same'), 'padding'),
+        (dict(kernel_size=-3), 'kernel_size=-3 must be at least 1'),
+        (dict(stride=0), 'stride=0 must be at least 1'),
+        (dict(dilation=(1, 0)), 'dilation=0 must be at least 1'),
+        (dict(padding=-1), 'padding=-1 must be at least 0'),
+        (dict(in_channels=0), 'in_channels=0 must be at least 1'),
     ],
 )
-def test_bad_arguments(kwargs, words):
+def test_bad_values(kwargs, words):
     with pytest.raises(ValueError, match=words):
-        HetConv2d(**kwargs)
+        HetConv2d(**{**dict(in_channels=8, out_channels=8), **kwargs})
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        (dict(padding='same'), 'padding=.same. must be an int or a pair of ints'),
+        (dict(stride=1.5), 'stride=1.5 must be an int'),
+        (dict(kernel_size=(3, 3, 3)), 'kernel_size'),
+        (dict(kernel_size=(3, '3')), 'kernel_size'),
+        (dict(part='4'), 'part=.4. must be an int'),
+        (dict(part=2.0), 'part=2.0 must be an int'),
+        (dict(part=None), 'part=None must be an int'),
+    ],
+)
+def test_bad_types(kwargs, words):
+    with pytest.raises(TypeError, match=words):
+        HetConv2d(**{**dict(in_channels=8, out_channels=8), **kwargs})
 
 
 @pytest.mark.parametrize(
@@ -249,6 +270,11 @@ def test_bad_arguments(kwargs, words):
 def test_from_dense_refuses_what_has_no_hetconv_form(conv):
     with pytest.raises(ValueError, match='HetConv form'):
         HetConv2d.from_dense(conv)
+
+
+def test_from_dense_refuses_what_is_no_convolution():
+    with pytest.raises(TypeError, match='not a Linear'):
+        HetConv2d.from_dense(nn.Linear(3, 4))
 
 
 def test_from_dense_refuses_an_unknown_projection():

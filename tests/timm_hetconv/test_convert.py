@@ -42,6 +42,7 @@ def test_a_stem_is_a_stem_whatever_its_channels():
     assert [entry.changed for entry in convert(plain)[1]] == [False, True]
 
 
+@pytest.mark.filterwarnings('ignore:convert changed nothing')
 @pytest.mark.parametrize(
     ('conv', 'reason'),
     [
@@ -94,3 +95,10 @@ def test_training_goes_on_after_conversion():
 def test_bad_arguments(kwargs):
     with pytest.raises(ValueError, match=str(next(iter(kwargs.values())))):
         convert(nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)), **kwargs)
+
+
+def test_nothing_to_convert_is_said():
+    with pytest.warns(UserWarning, match='convert changed nothing'):
+        convert(timm.create_model('resnet18'), part=3)
+    with pytest.raises(TypeError, match='convert takes a module'):
+        convert('resnet18')
