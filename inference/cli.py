@@ -128,6 +128,24 @@ def export(
 
 
 @app.command()
+def build(
+    model: Annotated[str, typer.Argument(help='Name of a model, or an ONNX file of `export`.', show_default=False)],
+    output: Annotated[Path, typer.Option('--output', '-o', help='File to write.', show_default=False)],
+    engine: Annotated[str, typer.Option(help="ort-cpu: ONNX Runtime with this project's CPU kernels.")] = 'ort-cpu',
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Build what an engine loads, and compare it with the exported model."""
+    from .build import build as build_model
+    from .export import form_of, save_model
+
+    require_parent(output, '.onnx')
+    proto, error = build_model(model, engine, checkpoint)
+    save_model(proto, output)
+    size = f'{output.stat().st_size / 1e6:.1f} MB'
+    print(f'{output}: {model} for {engine}, {size}, {form_of(proto)}, within {error:.0e} of the exported model')
+
+
+@app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(help='Model names; dense twins are added.', show_default=False)],
     engine: Annotated[

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
-from .hetconv_op import DOMAIN, OPSET, VERSION, function, translate
+from .hetconv_op import DOMAIN, NHWC_DOMAIN, OPSET, VERSION, function, translate
 
 if TYPE_CHECKING:
     import onnx
@@ -150,8 +150,11 @@ def load_onnx(path: str | os.PathLike) -> 'onnx.ModelProto':
 
 def form_of(proto: 'onnx.ModelProto') -> str:
     """What a file is made of, in words."""
-    nodes = sum(node.domain == DOMAIN for node in proto.graph.node)
-    return f'hetconv form, {nodes} HetConv2d nodes' if nodes else 'standard operators only'
+    nodes = [node.op_type for node in proto.graph.node if node.domain == DOMAIN]
+    kernels = [node.op_type for node in proto.graph.node if node.domain == NHWC_DOMAIN]
+    if kernels:
+        return f'ort-cpu form, {kernels.count("HetConv2d")} HetConv2d of {len(kernels)} nodes on our kernels'
+    return f'hetconv form, {len(nodes)} HetConv2d nodes' if nodes else 'standard operators only'
 
 
 def verify(proto: 'onnx.ModelProto', model: 'nn.Module', batch: int = 3) -> float | None:

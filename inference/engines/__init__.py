@@ -11,6 +11,7 @@ __all__ = ['ENGINES', 'Engine', 'ModelFiles', 'installed_engines', 'load_engine'
 ENGINES = {
     'torch': ('torch_eager', 'TorchEager'),
     'torch-compile': ('torch_compile', 'TorchCompile'),
+    'ort-cpu': ('ort_cpu', 'OrtCpu'),
     'onnxruntime': ('onnxruntime_cpu', 'OnnxRuntimeCpu'),
     'openvino': ('openvino_cpu', 'OpenVinoCpu'),
     'mnn': ('mnn_cpu', 'MnnCpu'),

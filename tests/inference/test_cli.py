@@ -23,7 +23,7 @@ def hetconv(*args, cwd=None, **kwargs):
     )  # fmt: skip
 
 
-COMMANDS = ['list', 'info', 'paper', 'export', 'bench', 'report']
+COMMANDS = ['list', 'info', 'paper', 'export', 'build', 'bench', 'report']
 
 
 @pytest.mark.parametrize('command', [None, *COMMANDS])
@@ -80,6 +80,9 @@ def test_export_bench_report(tmp_path):
     result = hetconv('export', MODEL, '-o', 'model.onnx', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / 'model.onnx').stat().st_size > 100_000
+    result = hetconv('build', 'model.onnx', '-o', 'engine.onnx', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert '18 HetConv2d of 19 nodes on our kernels' in result.stdout
     result = hetconv('info', 'model.onnx', cwd=tmp_path)
     assert 'architecture: "hetconv_resnet20_cifar_p4"' in result.stdout
     assert 'hetconv form, 18 HetConv2d nodes' in result.stdout

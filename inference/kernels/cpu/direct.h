@@ -1,0 +1,164 @@
+// The direct kernel: a list of segments a tile of output channels, padding and stride by a table of input pointers.
+#pragma once
+
+#include "channels.h"
+
+namespace hetconv {
+namespace HETCONV_ISA {
+
+class Direct : public Packed {
+ public:
+  Direct(const LayerShape& shape, const Weights& weights) : s_(shape), bias_(shape.out_channels + 2 * kWidth) {
+    zeros_ = Buffer(shape.in_channels + kWidth);
+    if (weights.bias) std::copy_n(weights.bias, shape.out_channels, bias_.data());
+    low_ = weights.low, high_ = weights.high;
+    pack(weights);
+    stream_ = Buffer(channels_.stream.size());
+    std::copy(channels_.stream.begin(), channels_.stream.end(), stream_.data());
+    std::vector<float>().swap(channels_.stream);
+  }
+
+  size_t items(const Run& run) const override { return blocks(run) * splits(run); }
+
+  size_t scratch_bytes(const Run& run) const override { return sizeof(float*) * block_pixels(run) * (taps() + 2); }
+
+  void item(const Run& run, size_t i, void* scratch) const override {
+    const size_t cuts = splits(run), block = i / cuts, cut = i % cuts;
+    const int64_t pixels = run.batch * run.out_height * run.out_width, size = block_pixels(run);
+    const int64_t begin = block * size;
+    const int count = static_cast<int>(std::min(size, pixels - begin));
+    const float** in = static_cast<const float**>(scratch);
+    fill_table(run, begin, count, in);
+    const float** residual = in + static_cast<size_t>(taps()) * count;
+    float** out = const_cast<float**>(residual + count);
+    const size_t tiles = channels_.tiles.size();
+    for (size_t t = tiles * cut / cuts; t < tiles * (cut + 1) / cuts; t++) {
+      run_tile(run, channels_.tiles[t], begin, count, in, out, residual);
+    }
+  }
+
+  size_t weight_bytes() const override { return stream_.size() * sizeof(float); }
+
+ private:
+  int taps() const { return s_.kernel[0] * s_.kernel[1]; }
+
+  // Pixels whose inputs stay in the cache while all tiles of output channels pass over them.
+  int64_t block_pixels(const Run& run) const {
+    const int64_t bytes = 4ll * s_.in_channels * s_.stride[0] * s_.stride[1];
+    const int64_t pixels = run.batch * run.out_height * run.out_width;
+    int64_t block = std::max<int64_t>(kInputBytes / bytes / kRows, 2) * kRows;
+    block = std::min<int64_t>(block, kMaxPixels);
+    const int64_t count = (pixels + block - 1) / block;
+    return std::max<int64_t>(1, (pixels + count - 1) / std::max<int64_t>(count, 1));
+  }
+  size_t blocks(const Run& run) const {
+    const int64_t pixels = run.batch * run.out_height * run.out_width, block = block_pixels(run);
+    return (pixels + block - 1) / block;
+  }
+  // Few pixels: then the output channels are shared out too.
+  size_t splits(const Run& run) const {
+    const size_t few = 8, count = blocks(run);
+    return count >= few || !count ? 1 : std::min<size_t>((few + count - 1) / count, channels_.tiles.size());
+  }
+
+  void fill_table(const Run& run, int64_t begin, int count, const float** in) const {
+    const int64_t area = run.out_height * run.out_width;
+    for (int i = 0; i < count; i++) {
+      const int64_t pixel = begin + i, b = pixel / area, oy = pixel % area / run.out_width, ox = pixel % run.out_width;
+      const float* image = run.x + b * run.height * run.width * s_.in_channels;
+      const float** p = in + i;
+      for (int ky = 0; ky < s_.kernel[0]; ky++) {
+        const int64_t y = oy * s_.stride[0] - s_.pads[0] + ky * s_.dilation[0];
+        for (int kx = 0; kx < s_.kernel[1]; kx++, p += count) {
+          const int64_t x = ox * s_.stride[1] - s_.pads[1] + kx * s_.dilation[1];
+          const bool inside = y >= 0 && y < run.height && x >= 0 && x < run.width;
+          *p = inside ? image + (y * run.width + x) * s_.in_channels : zeros_.data();
+        }
+      }
+    }
+  }
+
+  void run_tile(const Run& run, const ChannelTile& t, int64_t begin, int count, const float* const* in, float** out,
+                const float** residual) const {
+    for (int i = 0; i < count; i++) {
+      const int64_t offset = (begin + i) * s_.out_channels + t.first;
+      out[i] = run.y + offset;
+      residual[i] = run.residual ? run.residual + offset : nullptr;
+    }
+    const Epilogue epilogue{bias_.data() + t.first, splat(low_), splat(high_), low_ > -HUGE_VALF || high_ < HUGE_VALF};
+    const int steps = (count + kRows - 1) / kRows;
+    for (int step = 0; step < steps; step++) {
+      const int i = count * step / steps, rows = count * (step + 1) / steps - i;
+      const Rows r{in + i, count, out + i, run.residual ? residual + i : nullptr, false};
+      const TileFunction function = t.vectors == 2 ? tile_of<2>(rows) : tile_of<1>(rows);
+      function(channels_.segments.data() + t.segment, t.plain, t.total, t.lanes ? t.lane : nullptr,
+               stream_.data() + t.weight, r, epilogue, t.width);
+    }
+  }
+
+  void pack(const Weights& weights) {
+    const int m = s_.in_channels / s_.part, n = s_.out_channels / s_.part, centre = weights.w ? taps() / 2 : -1;
+    auto kxk = [&](int tap) {
+      return [=, &weights](int out, int in) {  // zero for channels of another group
+        return in / m == out / n ? weights.w_kxk[(static_cast<size_t>(out) * m + in % m) * taps() + tap] : 0.0f;
+      };
+    };
+    auto pointwise = [&](int out, int in) {
+      return weights.w[static_cast<size_t>(out) * s_.in_channels + in] + kxk(centre)(out, in);
+    };
+    auto add_tile = [&](int first, int width) {
+      channels_.add(first, width);
+      if (weights.w) channels_.add_segment(centre, 0, s_.in_channels, pointwise);
+      const int group = first / n, last = (first + width - 1) / n;
+      const bool lanes = group != last && use_lanes(first, width);
+      for (int tap = 0; tap < taps(); tap++) {
+        if (tap == centre) continue;
+        if (lanes) {
+          add_lane_segment(tap, first, weights);
+        } else {
+          channels_.add_segment(tap, group * m, (last - group + 1) * m, kxk(tap));
+        }
+      }
+    };
+    if (n >= kWidth) {
+      for (int g = 0; g < s_.part; g++) cut(g * n, (g + 1) * n, add_tile);
+    } else {  // several groups a vector
+      const int width = std::max(1, kWidth / n) * n;
+      for (int first = 0; first < s_.out_channels; first += width) {
+        add_tile(first, std::min(width, s_.out_channels - first));
+      }
+    }
+  }
+
+  // Lanes can be used where the input channels of all groups of a tile lie within one vector.
+  bool use_lanes(int first, int width) const {
+    const int m = s_.in_channels / s_.part, n = s_.out_channels / s_.part;
+    return width == kWidth && first % n == 0 && width / n * m <= kWidth && s_.in_channels >= kWidth;
+  }
+
+  void add_lane_segment(int tap, int first, const Weights& weights) {
+    const int m = s_.in_channels / s_.part, n = s_.out_channels / s_.part;
+    ChannelTile& t = channels_.tiles.back();
+    t.lanes = true;
+    // The load must not reach past the pixel's channels, which may be the last that there are.
+    const int start = std::min(first / n * m, s_.in_channels - kWidth);
+    for (int j = 0; j < kWidth; j++) t.lane[j] = (first + j) / n * m - start;
+    channels_.segments.push_back({tap, start, m});
+    t.total++;
+    for (int c = 0; c < m; c++) {
+      for (int j = 0; j < kWidth; j++) {
+        channels_.stream.push_back(weights.w_kxk[(static_cast<size_t>(first + j) * m + c) * taps() + tap]);
+      }
+    }
+  }
+
+  static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 16 * kRows;
+
+  LayerShape s_;
+  ChannelTiles channels_;
+  Buffer stream_, bias_, zeros_;
+  float low_, high_;
+};
+
+}  // namespace HETCONV_ISA
+}  // namespace hetconv

@@ -1,0 +1,41 @@
+// The kernels for one instruction set: compiled once for each, with HETCONV_ISA naming it and the compiler's flags.
+#include <cmath>
+
+#include "direct.h"
+#include "pool.h"
+#include "winograd.h"
+
+#define HETCONV_STRING_(x) #x
+#define HETCONV_STRING(x) HETCONV_STRING_(x)
+#define HETCONV_JOIN_(a, b) a##b
+#define HETCONV_JOIN(a, b) HETCONV_JOIN_(a, b)
+
+namespace hetconv {
+namespace HETCONV_ISA {
+
+static bool available() {
+#if defined(__AVX512F__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#elif defined(__AVX2__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return true;
+#endif
+}
+
+static std::unique_ptr<Packed> direct(const LayerShape& shape, const Weights& weights) {
+  return std::make_unique<Direct>(shape, weights);
+}
+
+static std::unique_ptr<Packed> winograd(const LayerShape& shape, const Weights& weights) {
+  return std::make_unique<Winograd>(shape, weights);
+}
+
+}  // namespace HETCONV_ISA
+
+extern const Isa HETCONV_JOIN(isa_, HETCONV_ISA);
+const Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {
+    HETCONV_STRING(HETCONV_ISA), HETCONV_ISA::pool_row, HETCONV_ISA::available,
+    HETCONV_ISA::direct, HETCONV_ISA::winograd, HETCONV_ISA::Winograd::can};
+
+}  // namespace hetconv

@@ -1,0 +1,154 @@
+#include "layer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <new>
+#include <string>
+
+namespace hetconv {
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
+
+std::string text(int64_t value) { return std::to_string(value); }
+
+void check(const LayerShape& s, const Weights& weights) {
+  if (s.in_channels < 1 || s.out_channels < 1) refuse("channels must be at least 1");
+  if (s.part < 1) refuse("part " + text(s.part) + " must be at least 1");
+  if (s.in_channels % s.part || s.out_channels % s.part) {
+    refuse("part " + text(s.part) + " must divide " + text(s.in_channels) + " input and " + text(s.out_channels) +
+           " output channels");
+  }
+  for (int i = 0; i < 2; i++) {
+    if (s.kernel[i] < 1 || s.stride[i] < 1 || s.dilation[i] < 1) {
+      refuse("kernel, stride and dilation must be at least 1");
+    }
+  }
+  for (int pad : s.pads) {
+    if (pad < 0) refuse("pads must not be negative");
+  }
+  if (!weights.w) return;
+  for (int i = 0; i < 2; i++) {
+    const int same = s.dilation[i] * (s.kernel[i] / 2);
+    if (s.kernel[i] % 2 == 0 || s.pads[i] != same || s.pads[i + 2] != same) {
+      refuse("HetConv needs an odd kernel and 'same' padding");
+    }
+  }
+}
+
+}  // namespace
+
+Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa)
+    : shape_(shape), weights_(weights), allowed_(algorithm), isa_(&isa) {
+  check(shape, weights);
+  if (algorithm == Algorithm::kWinograd && !isa.can_winograd(shape)) {
+    refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
+  }
+}
+
+const Packed& Layer::packed(Algorithm algorithm) const {
+  if (algorithm == Algorithm::kWinograd) {
+    std::call_once(winograd_once_, [&] { winograd_ = isa_->winograd(shape_, weights_); });
+    return *winograd_;
+  }
+  std::call_once(direct_once_, [&] { direct_ = isa_->direct(shape_, weights_); });
+  return *direct_;
+}
+
+void Layer::output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const {
+  const int64_t in[2] = {height, width};
+  int64_t out[2];
+  for (int i = 0; i < 2; i++) {
+    const int64_t reach = int64_t(shape_.dilation[i]) * (shape_.kernel[i] - 1) + 1;
+    const int64_t padded = in[i] + shape_.pads[i] + shape_.pads[i + 2];
+    if (padded < reach) refuse("an input of " + text(height) + "x" + text(width) + " is smaller than the kernel");
+    out[i] = (padded - reach) / shape_.stride[i] + 1;
+  }
+  *out_height = out[0], *out_width = out[1];
+}
+
+Algorithm Layer::algorithm_for(int64_t height, int64_t width) const {
+  if (allowed_ != Algorithm::kAuto) return allowed_;
+  if (!isa_->can_winograd(shape_)) return Algorithm::kDirect;
+  // Few channels a group leave the transforms nothing to win from; few tiles leave the larger weights nothing to be
+  // shared by.
+  const int64_t tiles = ((height + 3) / 4) * ((width + 3) / 4);
+  const int64_t m = shape_.in_channels / shape_.part;
+  return m >= 12 && tiles >= 9 ? Algorithm::kWinograd : Algorithm::kDirect;
+}
+
+size_t Layer::weight_bytes() const {
+  return (direct_ ? direct_->weight_bytes() : 0) + (winograd_ ? winograd_->weight_bytes() : 0);
+}
+
+namespace {
+
+struct Work {
+  const Packed* packed;
+  const Run* run;
+  const Scratch* scratch;
+  size_t bytes, items, workers;
+  std::atomic<bool> failed;
+};
+
+// One worker's share. A contiguous one: neighbouring items share inputs.
+void work(void* argument, size_t worker) {
+  Work& w = *static_cast<Work*>(argument);
+  const size_t begin = w.items * worker / w.workers, end = w.items * (worker + 1) / w.workers;
+  if (begin == end) return;
+  void* memory = w.scratch->allocate(w.scratch->context, w.bytes);
+  if (!memory) {  // no exception may leave a thread of somebody else's pool
+    w.failed = true;
+    return;
+  }
+  for (size_t i = begin; i < end; i++) w.packed->item(*w.run, i, memory);
+  w.scratch->free(w.scratch->context, memory);
+}
+
+}  // namespace
+
+void Layer::run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,
+                const Parallel& parallel, const Scratch& scratch) const {
+  if (batch < 0 || height < 1 || width < 1) refuse("the input has a size below 1");
+  Run run{x, residual, y, batch, height, width, 0, 0};
+  output_size(height, width, &run.out_height, &run.out_width);
+  if (!batch) return;
+  const Packed& chosen = packed(algorithm_for(height, width));
+  Work w{&chosen, &run, &scratch, chosen.scratch_bytes(run), chosen.items(run), 0, {false}};
+  w.workers = std::min<size_t>(w.items, 8);
+  parallel.run(parallel.context, work, w.workers, &w);
+  if (w.failed) throw std::bad_alloc();
+}
+
+void check_pool(const PoolShape& s) {
+  for (int i = 0; i < 2; i++) {
+    if (s.kernel[i] < 1 || s.stride[i] < 1) refuse("kernel and stride must be at least 1");
+    for (int pad : {s.pads[i], s.pads[i + 2]}) {
+      if (pad < 0 || pad >= s.kernel[i]) refuse("pads must be less than the kernel");
+    }
+  }
+}
+
+void pool_output_size(const PoolShape& s, int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) {
+  const int64_t in[2] = {height, width};
+  int64_t out[2];
+  for (int i = 0; i < 2; i++) {
+    const int64_t padded = in[i] + s.pads[i] + s.pads[i + 2];
+    if (in[i] < 1 || padded < s.kernel[i]) {
+      refuse("an input of " + text(height) + "x" + text(width) + " is smaller than the kernel");
+    }
+    out[i] = (padded - s.kernel[i]) / s.stride[i] + 1;
+  }
+  *out_height = out[0], *out_width = out[1];
+}
+
+void PoolRun::row(void* argument, size_t i) {
+  const PoolRun& r = *static_cast<PoolRun*>(argument);
+  const int64_t image = i / r.out_height, y = i % r.out_height;
+  r.isa->pool_row(*r.shape, r.x + image * r.height * r.width * r.channels,
+                  r.y + static_cast<int64_t>(i) * r.out_width * r.channels, r.height, r.width, r.channels, y,
+                  r.out_width);
+}
+
+}  // namespace hetconv

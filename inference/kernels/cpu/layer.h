@@ -1,0 +1,143 @@
+// What a layer computes, and a layer ready to run.
+//
+//   y = clamp(conv1x1(x, w) + conv_KxK_in_P_groups(x, w_kxk) + bias + residual)      activations NHWC, fp32
+//
+// With `w` it is HetConv2d (see inference/hetconv_op.py), without it a convolution in P groups, and a dense one with
+// P = 1. Both kernels, direct and Winograd, take all of these.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+namespace hetconv {
+
+struct LayerShape {
+  int32_t in_channels, out_channels, part;
+  int32_t kernel[2], stride[2], dilation[2];
+  int32_t pads[4];  // top, left, bottom, right, as in ONNX
+};
+
+enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd = 2 };
+
+// Calls work(argument, i) once for every i in [0, count), perhaps at the same time on several threads.
+struct Parallel {
+  void (*run)(void* context, void (*work)(void* argument, size_t i), size_t count, void* argument);
+  void* context;
+};
+
+// Memory for the time of one run.
+struct Scratch {
+  void* (*allocate)(void* context, size_t bytes);
+  void (*free)(void* context, void* memory);
+  void* context;
+};
+
+// A piece of work of one run.
+struct Run {
+  const float* x;         // (batch, height, width, in_channels)
+  const float* residual;  // of the shape of y, or null
+  float* y;               // (batch, out_height, out_width, out_channels)
+  int64_t batch, height, width, out_height, out_width;
+};
+
+// A layer with its weights packed for one algorithm on one instruction set.
+class Packed {
+ public:
+  virtual ~Packed() = default;
+  virtual size_t items(const Run& run) const = 0;
+  virtual size_t scratch_bytes(const Run& run) const = 0;  // of one item
+  virtual void item(const Run& run, size_t i, void* scratch) const = 0;
+  virtual size_t weight_bytes() const = 0;
+};
+
+struct Weights {
+  const float* w;      // (N, M) or null
+  const float* w_kxk;  // (N, M/P, K, K)
+  const float* bias;   // (N) or null
+  float low, high;     // clamp
+};
+
+// Memory aligned for vectors, with room behind that may be read.
+class Buffer {
+ public:
+  explicit Buffer(size_t floats = 0) : size_(floats) {
+    memory_.reset(new float[floats + 32]());
+    void* p = memory_.get();
+    size_t room = (floats + 32) * sizeof(float);
+    data_ = static_cast<float*>(std::align(64, floats * sizeof(float), p, room));
+  }
+  float* data() const { return data_; }
+  size_t size() const { return size_; }
+
+ private:
+  std::unique_ptr<float[]> memory_;
+  float* data_;
+  size_t size_;
+};
+
+// Max pooling, NHWC; what lies outside the input never wins.
+struct PoolShape {
+  int32_t kernel[2], stride[2];
+  int32_t pads[4];  // top, left, bottom, right; each less than the kernel
+};
+
+// One instruction set.
+struct Isa {
+  const char* name;
+  void (*pool_row)(const PoolShape&, const float* image, float* row, int64_t height, int64_t width, int64_t channels,
+                   int64_t out_y, int64_t out_width);
+  bool (*available)();
+  std::unique_ptr<Packed> (*direct)(const LayerShape&, const Weights&);
+  std::unique_ptr<Packed> (*winograd)(const LayerShape&, const Weights&);
+  bool (*can_winograd)(const LayerShape&);
+};
+
+const std::vector<const Isa*>& all_isas();     // compiled in, best first
+const Isa& best_isa();                         // of this machine
+const Isa& find_isa(const char* name);         // throws std::invalid_argument
+
+// Both throw std::invalid_argument.
+void check_pool(const PoolShape& shape);
+void pool_output_size(const PoolShape& shape, int64_t height, int64_t width, int64_t* out_height, int64_t* out_width);
+
+// One call of a pooling; `row` is a piece of its work, out of batch * out_height.
+struct PoolRun {
+  const float* x;
+  float* y;
+  int64_t height, width, channels, out_height, out_width;
+  const PoolShape* shape;
+  const Isa* isa;
+  static void row(void* run, size_t i);
+};
+
+class Layer {
+ public:
+  // The weights are read when an algorithm is first used, so they must live as long as the layer.
+  // Throws std::invalid_argument with a clear text for shapes that make no sense.
+  Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa);
+
+  void output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const;
+  // Throws std::invalid_argument for sizes that leave no output.
+  void run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,
+           const Parallel& parallel, const Scratch& scratch) const;
+  Algorithm algorithm_for(int64_t height, int64_t width) const;
+  const LayerShape& shape() const { return shape_; }
+  size_t weight_bytes() const;
+
+ private:
+  const Packed& packed(Algorithm algorithm) const;
+
+  LayerShape shape_;
+  Weights weights_;
+  Algorithm allowed_;
+  const Isa* isa_;
+  // Packed when first used: a session rarely needs both.
+  mutable std::once_flag direct_once_, winograd_once_;
+  mutable std::unique_ptr<Packed> direct_, winograd_;
+};
+
+}  // namespace hetconv

@@ -1,0 +1,308 @@
+// ONNX Runtime custom ops of domain `hetconv.nhwc`, activations (batch, height, width, channels):
+//
+//   Y = HetConv2d(X, W, W_kxk, B, Z)   attributes part, kernel_shape, strides, pads, dilations, min, max
+//   Y = Conv(X, W, B, Z)               attributes group, the others the same
+//   Y = MaxPool(X)                     attributes kernel_shape, strides, pads
+//
+// W is (N, M, 1, 1) or (N, M/group, K, K), W_kxk (N, M/P, K, K), B (N), all constant; Z is added before the clamp to
+// [min, max], and optional. Session options, set before the library is registered: `hetconv.winograd` = 0 forbids
+// Winograd's algorithm, `hetconv.isa` names an instruction set.
+//
+// Kernels keep no state between calls, so any number of threads may run a session at once.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "layer.h"
+#include "ort_api.h"
+
+namespace {
+
+using namespace hetconv;
+
+ort::Api api;
+
+// An error of ONNX Runtime on its way up to the function that ONNX Runtime called.
+struct OrtError {
+  ort::Status* status;
+};
+
+void check(ort::Status* status) {
+  if (status) throw OrtError{status};
+}
+
+template <class Body>
+ort::Status* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const OrtError& error) {
+    return error.status;
+  } catch (const std::invalid_argument& error) {
+    return api.create_status(ort::kInvalidArgument, error.what());
+  } catch (const std::exception& error) {
+    return api.create_status(ort::kFail, error.what());
+  }
+}
+
+[[noreturn]] void refuse(const std::string& text) { throw std::invalid_argument(text); }
+
+std::vector<int64_t> shape_of(const ort::Value* value) {
+  ort::ShapeInfo* info = nullptr;
+  check(api.tensor_shape(value, &info));
+  size_t count = 0;
+  ort::Status* status = api.dimensions_count(info, &count);
+  std::vector<int64_t> shape(status ? 0 : count);
+  if (!status) status = api.dimensions(info, shape.data(), count);
+  api.release(info);
+  check(status);
+  return shape;
+}
+
+float* data_of(const ort::Value* value) {
+  void* data = nullptr;
+  check(api.tensor_data(value, &data));
+  return static_cast<float*>(data);
+}
+
+int32_t narrow(int64_t value, const char* name) {
+  if (value < 0 || value > (1 << 24)) refuse(std::string(name) + " of " + std::to_string(value) + " makes no sense");
+  return static_cast<int32_t>(value);
+}
+
+template <size_t kCount>
+void read(const ort::KernelInfo* info, const char* name, int32_t (&out)[kCount]) {
+  int64_t values[kCount] = {};
+  size_t count = kCount;
+  ort::Status* status = api.attributes(info, name, values, &count);
+  if (status || count != kCount) {
+    if (status) api.release(status);
+    refuse(std::string(name) + " must be " + std::to_string(kCount) + " ints");
+  }
+  for (size_t i = 0; i < kCount; i++) out[i] = narrow(values[i], name);
+}
+
+float read(const ort::KernelInfo* info, const char* name, float otherwise) {
+  float value = otherwise;
+  if (ort::Status* status = api.attribute(info, name, &value)) {
+    api.release(status);
+    return otherwise;
+  }
+  return value;
+}
+
+const float* constant(const ort::KernelInfo* info, size_t i, const char* name, std::vector<int64_t>* shape) {
+  int is_constant = 0;
+  const ort::Value* value = nullptr;
+  check(api.constant_input(info, i, &is_constant, &value));
+  if (!is_constant || !value) refuse(std::string(name) + " must be a constant");
+  *shape = shape_of(value);
+  return data_of(value);
+}
+
+struct Options {
+  bool winograd = true;
+  std::string isa;
+  bool operator<(const Options& other) const { return std::tie(winograd, isa) < std::tie(other.winograd, other.isa); }
+};
+
+struct Op : ort::CustomOp {
+  const Options* options;
+};
+
+class ConvKernel {
+ public:
+  ConvKernel(const ort::KernelInfo* info, bool hetconv, const Options& options) : hetconv_(hetconv) {
+    LayerShape s{};
+    Weights weights{};
+    std::vector<int64_t> w, w_kxk, bias;
+    const char* kernel_name = hetconv ? "W_kxk" : "W";
+    if (hetconv) weights.w = constant(info, 1, "W", &w);
+    weights.w_kxk = constant(info, hetconv ? 2 : 1, kernel_name, &w_kxk);
+    weights.bias = constant(info, hetconv ? 3 : 2, "B", &bias);
+    int64_t part = 0;
+    check(api.attribute(info, hetconv ? "part" : "group", &part));
+    s.part = narrow(part, hetconv ? "part" : "group");
+    read(info, "kernel_shape", s.kernel);
+    read(info, "strides", s.stride);
+    read(info, "dilations", s.dilation);
+    read(info, "pads", s.pads);
+    const float infinity = std::numeric_limits<float>::infinity();
+    weights.low = read(info, "min", -infinity), weights.high = read(info, "max", infinity);
+    if (w_kxk.size() != 4 || w_kxk[2] != s.kernel[0] || w_kxk[3] != s.kernel[1]) {
+      refuse(std::string(kernel_name) + " must be (N, M/groups) of kernel_shape");
+    }
+    s.out_channels = narrow(w_kxk[0], "N");
+    s.in_channels = narrow(w_kxk[1] * s.part, "M");
+    if (bias != std::vector<int64_t>{w_kxk[0]}) refuse("B must be (N)");
+    if (hetconv && w != std::vector<int64_t>{w_kxk[0], s.in_channels, 1, 1}) refuse("W must be (N, M, 1, 1)");
+    const Isa& isa = options.isa.empty() ? best_isa() : find_isa(options.isa.c_str());
+    layer_ = std::make_unique<Layer>(s, weights, options.winograd ? Algorithm::kAuto : Algorithm::kDirect, isa);
+    check(api.allocator(info, 0, &allocator_));
+  }
+  ~ConvKernel() {
+    if (allocator_) api.release(allocator_);
+  }
+
+  void compute(ort::KernelContext* context) const {
+    const ort::Value *x = nullptr, *z = nullptr;
+    check(api.input(context, 0, &x));
+    size_t inputs = 0;
+    check(api.input_count(context, &inputs));
+    const size_t last = hetconv_ ? 4 : 3;
+    if (inputs > last) check(api.input(context, last, &z));
+    const std::vector<int64_t> shape = shape_of(x);
+    const LayerShape& s = layer_->shape();
+    if (shape.size() != 4 || shape[3] != s.in_channels) {
+      refuse("X must be (batch, height, width, " + std::to_string(s.in_channels) + ")");
+    }
+    int64_t out[4] = {shape[0], 0, 0, s.out_channels};
+    layer_->output_size(shape[1], shape[2], &out[1], &out[2]);
+    if (z && shape_of(z) != std::vector<int64_t>(out, out + 4)) refuse("Z must have the shape of Y");
+    ort::Value* y = nullptr;
+    check(api.output(context, 0, out, 4, &y));
+    layer_->run(data_of(x), z ? data_of(z) : nullptr, data_of(y), shape[0], shape[1], shape[2], {run_parallel, context},
+                {allocate, release, allocator_});
+  }
+
+ private:
+  static void run_parallel(void* context, void (*work)(void*, size_t), size_t count, void* argument) {
+    check(api.parallel_for(static_cast<ort::KernelContext*>(context), work, count, 0, argument));
+  }
+  static void* allocate(void* context, size_t bytes) {
+    ort::Allocator* allocator = static_cast<ort::Allocator*>(context);
+    return allocator->alloc(allocator, bytes);
+  }
+  static void release(void* context, void* memory) {
+    ort::Allocator* allocator = static_cast<ort::Allocator*>(context);
+    allocator->free(allocator, memory);
+  }
+
+  bool hetconv_;
+  std::unique_ptr<Layer> layer_;
+  ort::Allocator* allocator_ = nullptr;
+};
+
+class PoolKernel {
+ public:
+  explicit PoolKernel(const ort::KernelInfo* info, const Options& options) {
+    read(info, "kernel_shape", s_.kernel);
+    read(info, "strides", s_.stride);
+    read(info, "pads", s_.pads);
+    check_pool(s_);
+    isa_ = options.isa.empty() ? &best_isa() : &find_isa(options.isa.c_str());
+  }
+
+  void compute(ort::KernelContext* context) const {
+    const ort::Value* x = nullptr;
+    check(api.input(context, 0, &x));
+    const std::vector<int64_t> shape = shape_of(x);
+    if (shape.size() != 4) refuse("X must be (batch, height, width, channels)");
+    int64_t out[4] = {shape[0], 0, 0, shape[3]};
+    pool_output_size(s_, shape[1], shape[2], &out[1], &out[2]);
+    ort::Value* y = nullptr;
+    check(api.output(context, 0, out, 4, &y));
+    PoolRun run{data_of(x), data_of(y), shape[1], shape[2], shape[3], out[1], out[2], &s_, isa_};
+    check(api.parallel_for(context, PoolRun::row, static_cast<size_t>(out[0] * out[1]), 0, &run));
+  }
+
+ private:
+  PoolShape s_;
+  const Isa* isa_;
+};
+
+enum Kind { kHetConv2d, kConv, kMaxPool };
+
+template <Kind kKind>
+Op make_op(const Options& options) {
+  Op op{};
+  op.options = &options;
+  op.version = ort::kApiVersion;
+  op.name = [](const ort::CustomOp*) { return kKind == kHetConv2d ? "HetConv2d" : kKind == kConv ? "Conv" : "MaxPool"; };
+  op.provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
+  op.input_type = [](const ort::CustomOp*, size_t) { return 1; };  // float
+  op.output_type = [](const ort::CustomOp*, size_t) { return 1; };
+  op.inputs = [](const ort::CustomOp*) -> size_t { return kKind == kHetConv2d ? 5 : kKind == kConv ? 4 : 1; };
+  op.outputs = [](const ort::CustomOp*) -> size_t { return 1; };
+  op.input_characteristic = [](const ort::CustomOp*, size_t i) {
+    return kKind != kMaxPool && i == (kKind == kHetConv2d ? 4 : 3) ? 1 : 0;  // Z is optional
+  };
+  op.output_characteristic = [](const ort::CustomOp*, size_t) { return 0; };
+  op.input_memory = [](const ort::CustomOp*, size_t) { return 0; };
+  const auto one = [](const ort::CustomOp*) { return 1; };
+  op.variadic_input_arity = op.variadic_input_homogeneity = one;
+  op.variadic_output_arity = op.variadic_output_homogeneity = one;
+  op.start_version = one;
+  op.end_version = [](const ort::CustomOp*) { return std::numeric_limits<int>::max(); };
+  using Kernel = std::conditional_t<kKind == kMaxPool, PoolKernel, ConvKernel>;
+  op.create_v2 = [](const ort::CustomOp* self, const void*, const ort::KernelInfo* info, void** kernel) {
+    return guarded([&] {
+      const Options& chosen = *static_cast<const Op*>(self)->options;
+      if constexpr (kKind == kMaxPool) {
+        *kernel = new PoolKernel(info, chosen);
+      } else {
+        *kernel = new ConvKernel(info, kKind == kHetConv2d, chosen);
+      }
+    });
+  };
+  op.compute_v2 = [](void* kernel, ort::KernelContext* context) {
+    return guarded([&] { static_cast<const Kernel*>(kernel)->compute(context); });
+  };
+  op.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return op;
+}
+
+// The ops for one choice of options. They live as long as the library: ONNX Runtime keeps pointers to them.
+struct Ops {
+  Options options;
+  Op hetconv, conv, pool;
+  ort::Domain* domain = nullptr;
+};
+
+std::string config(const ort::SessionOptions* options, const char* key) {
+  int has = 0;
+  check(api.has_config(options, key, &has));
+  if (!has) return "";
+  size_t size = 0;
+  check(api.config(options, key, nullptr, &size));
+  std::string value(size, '\0');
+  check(api.config(options, key, value.data(), &size));
+  value.resize(size ? size - 1 : 0);
+  return value;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
+                                                                                 const ort::ApiBase* base) {
+  const void* const* table = base->get_api(ort::kApiVersion);
+  if (!table) return nullptr;  // older than the floor: the session then says that it knows no such op
+  api = ort::Api(table);
+  return guarded([&] {
+    static std::mutex mutex;
+    static std::map<Options, std::unique_ptr<Ops>> known;
+    Options chosen;
+    const std::string winograd = config(options, "hetconv.winograd");
+    if (!winograd.empty() && winograd != "0" && winograd != "1") refuse("hetconv.winograd must be 0 or 1");
+    chosen.winograd = winograd != "0";
+    chosen.isa = config(options, "hetconv.isa");
+    if (!chosen.isa.empty()) find_isa(chosen.isa.c_str());
+    std::lock_guard<std::mutex> lock(mutex);
+    std::unique_ptr<Ops>& ops = known[chosen];
+    if (!ops) {
+      auto made = std::make_unique<Ops>();
+      made->options = chosen;
+      made->hetconv = make_op<kHetConv2d>(made->options);
+      made->conv = make_op<kConv>(made->options);
+      made->pool = make_op<kMaxPool>(made->options);
+      check(api.create_domain("hetconv.nhwc", &made->domain));
+      for (const Op* op : {&made->hetconv, &made->conv, &made->pool}) check(api.domain_add(made->domain, op));
+      ops = std::move(made);
+    }
+    check(api.add_domain(options, ops->domain));
+  });
+}

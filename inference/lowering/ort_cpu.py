@@ -1,0 +1,39 @@
+"""An exported model for ONNX Runtime with this project's CPU kernels: NHWC throughout, epilogues fused."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ['to_ort_cpu']
+
+
+def to_ort_cpu(proto: 'onnx.ModelProto') -> 'onnx.ModelProto':
+    """Lower what `export_model` made.
+
+    Returns:
+        A new model with the same inputs, outputs and metadata (and `plugin`, what it needs), on operators of the domain
+        `hetconv.nhwc`, which `inference.kernels.cpu.library()` brings to ONNX Runtime.
+    """
+    import json
+    from importlib.metadata import version
+
+    import onnx
+    import onnx_ir as ir
+    from onnxscript import rewriter
+
+    from ..hetconv_op import NHWC_DOMAIN
+    from . import epilogue
+    from .nhwc import to_nhwc
+
+    model = ir.from_proto(proto)
+    model.functions.clear()
+    model.opset_imports.pop('hetconv', None)
+    to_nhwc(model)
+    rewriter.rewrite(model, pattern_rewrite_rules=epilogue.rules())
+    model.metadata_props['plugin'] = json.dumps(
+        {'library': 'libhetconv.so', 'domain': NHWC_DOMAIN, 'version': version('timm-hetconv')}, sort_keys=True
+    )
+    lowered = ir.to_proto(model)
+    onnx.checker.check_model(lowered)
+    return lowered
