@@ -16,7 +16,8 @@ from inference.kernels.reference import conv2d
 pytestmark = pytest.mark.skipif(not cpu.is_built(), reason='the CPU kernels are not built')
 ISAS = cpu.instruction_sets() if cpu.is_built() else []
 # Relative to the largest value. The sums are of up to a few thousand products of size 1 in single precision.
-TOLERANCE = {'direct': 1e-5, 'winograd': 1e-4}
+TOLERANCE = {'direct': 1e-5, 'winograd4': 1e-4, 'winograd2': 1e-5}
+ALGORITHMS = ['direct', 'winograd4', 'winograd2']
 
 
 @st.composite
@@ -24,7 +25,7 @@ def cases(draw, algorithm):
     """Arguments of a layer, and an input."""
     part = draw(st.sampled_from([1, 2, 3, 4, 8, 16]))
     m, n = draw(st.sampled_from([1, 2, 3, 4, 8, 17])), draw(st.sampled_from([1, 2, 3, 4, 8, 16, 20, 40]))
-    winograd = algorithm == 'winograd'
+    winograd = algorithm != 'direct'
     hetconv = draw(st.booleans())
     sizes = [3] if winograd else [3, 5] if hetconv else [1, 2, 3, 5]
     kernel = (draw(st.sampled_from(sizes)), draw(st.sampled_from(sizes)))
@@ -58,7 +59,7 @@ def check(case, algorithm, isa, threads=1):
 
 
 @pytest.mark.parametrize('isa', ISAS)
-@pytest.mark.parametrize('algorithm', ['direct', 'winograd'])
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
 def test_equals_the_oracle(isa, algorithm):
     @settings(max_examples=60, deadline=None)
     @given(cases(algorithm), st.integers(1, 3))
@@ -70,7 +71,7 @@ def test_equals_the_oracle(isa, algorithm):
 
 @pytest.mark.long
 @pytest.mark.parametrize('isa', ISAS)
-@pytest.mark.parametrize('algorithm', ['direct', 'winograd'])
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
 def test_equals_the_oracle_on_thousands(isa, algorithm):
     @settings(max_examples=1500, deadline=None)
     @given(cases(algorithm), st.integers(1, 3))
@@ -81,7 +82,7 @@ def test_equals_the_oracle_on_thousands(isa, algorithm):
 
 
 @pytest.mark.parametrize('isa', ISAS)
-@pytest.mark.parametrize('algorithm', ['direct', 'winograd'])
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
 @pytest.mark.parametrize('part', [1, 4, 16, 64])
 def test_the_layers_of_a_network(isa, algorithm, part):
     random = np.random.default_rng(part)
@@ -113,8 +114,8 @@ def guarded(shape):
     ('m', 'n', 'part', 'algorithm'),
     [
         (3, 16, 1, 'direct'), (16, 16, 4, 'direct'), (64, 64, 16, 'direct'), (64, 128, 64, 'direct'),
-        (20, 20, 4, 'direct'), (3, 5, 1, 'winograd'), (64, 64, 4, 'winograd'), (20, 20, 4, 'winograd'),
-        (64, 64, 16, 'winograd'),
+        (20, 20, 4, 'direct'), (3, 5, 1, 'winograd4'), (64, 64, 4, 'winograd4'), (20, 20, 4, 'winograd4'),
+        (64, 64, 16, 'winograd4'),
     ],
 )  # fmt: skip
 def test_reads_nothing_past_its_input_and_writes_nothing_past_its_output(isa, m, n, part, algorithm):
@@ -132,7 +133,7 @@ def test_reads_nothing_past_its_input_and_writes_nothing_past_its_output(isa, m,
 
 
 @pytest.mark.parametrize('isa', ISAS)
-@pytest.mark.parametrize('algorithm', ['direct', 'winograd'])
+@pytest.mark.parametrize('algorithm', ALGORITHMS)
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_what_is_not_finite_goes_through(isa, algorithm, value):
     """As in PyTorch: also through a ReLU. Winograd may spread it over its tile."""
@@ -188,7 +189,7 @@ W1 = np.ones((8, 8), np.float32)
         (dict(part=4, dilation=(-1, 1)), 'at least 1'),
         (dict(part=4, pads=(-1, 0, 0, 0)), 'negative'),
         (dict(part=4, w=W1), "'same' padding"),
-        (dict(part=4, stride=(2, 2), algorithm='winograd'), 'Winograd needs'),
+        (dict(part=4, stride=(2, 2), algorithm='winograd4'), 'Winograd needs'),
         (dict(part=4, isa='mmx'), 'unknown instruction set mmx'),
     ],
 )
@@ -212,3 +213,26 @@ def test_a_library_that_was_not_built_is_named(monkeypatch, tmp_path):
     with pytest.raises(UserError, match='the CPU kernels are not built'):
         cpu.library()
     assert not cpu.is_built()
+
+
+def test_the_algorithm_fits_the_layer():
+    """Winograd where it wins, direct for a stride, smaller weights where few pixels share them; and it can be forced."""
+
+    def chosen(m, part, size, **kwargs):
+        weights = (np.zeros((m, m // part, 3, 3), np.float32), np.zeros((m, m), np.float32) if part > 1 else None)
+        return cpu.Layer(*weights, part=part, pads=(1, 1, 1, 1), **kwargs).algorithm(1, size, size)
+
+    assert chosen(64, 4, 56) == 'winograd4'
+    assert chosen(128, 1, 28) == 'winograd4'
+    assert chosen(512, 4, 7) == 'winograd2'
+    assert chosen(64, 4, 56, stride=(2, 2)) == 'direct'
+    assert chosen(64, 64, 56) == 'direct'
+    for algorithm in ALGORITHMS:
+        assert chosen(64, 4, 56, algorithm=algorithm) == algorithm
+
+
+def test_weights_are_packed_when_they_are_used():
+    layer = cpu.Layer(np.zeros((64, 16, 3, 3), np.float32), np.zeros((64, 64), np.float32), part=4, pads=(1, 1, 1, 1))
+    assert layer.weight_bytes() == 0
+    layer(np.zeros((1, 20, 20, 64), np.float32))
+    assert layer.weight_bytes() == 4 * 64 * (36 * 16 + 48)

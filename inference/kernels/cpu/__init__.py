@@ -14,7 +14,7 @@ from ...errors import UserError
 
 __all__ = ['ALGORITHMS', 'Layer', 'instruction_sets', 'is_built', 'library']
 
-ALGORITHMS = {'auto': 0, 'direct': 1, 'winograd': 2}
+ALGORITHMS = {'auto': 0, 'direct': 1, 'winograd4': 2, 'winograd2': 3}
 
 
 def library() -> Path:
@@ -78,7 +78,7 @@ class Layer:
         part, stride, dilation: As of `timm_hetconv.HetConv2d`.
         pads: Top, left, bottom, right.
         low, high: Bounds of the result.
-        algorithm: 'auto', 'direct' or 'winograd'.
+        algorithm: 'auto' (by a cost model), 'direct', 'winograd4' for F(4x4,3x3) or 'winograd2' for F(2x2,3x3).
         isa: One of `instruction_sets()`; '' for the best.
 
     Raises:
@@ -159,6 +159,16 @@ class Layer:
             ctypes.c_size_t(threads),
         )
         return y
+
+    def algorithm(self, batch: int, height: int, width: int) -> str:
+        """What it takes for an input of this size.
+
+        Raises:
+            ValueError: The input is smaller than the kernel.
+        """
+        self.output_size(height, width)
+        number = _functions().hetconv_algorithm(self._layer, *(ctypes.c_int64(size) for size in (batch, height, width)))
+        return next(name for name, value in ALGORITHMS.items() if value == number)
 
     def weight_bytes(self) -> int:
         """Bytes of packed weights, of the algorithms that have run."""

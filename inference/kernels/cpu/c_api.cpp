@@ -59,6 +59,7 @@ HETCONV_API int hetconv_create(const int32_t* shape, const float* w, const float
     LayerShape s;
     static_assert(sizeof(s) == 13 * sizeof(int32_t), "the shape is 13 numbers");
     std::memcpy(&s, shape, sizeof(s));
+    if (algorithm < 0 || algorithm > 3) throw std::invalid_argument("unknown algorithm");
     *layer = new Layer(s, {w, w_kxk, bias, low, high}, static_cast<Algorithm>(algorithm),
                        isa && *isa ? find_isa(isa) : best_isa());
   });
@@ -79,4 +80,9 @@ HETCONV_API int hetconv_run(const void* layer, const float* x, const float* resi
     static_cast<const Layer*>(layer)->run(x, residual, y, batch, height, width, {run_threads, &threads},
                                           {allocate, release, nullptr});
   });
+}
+
+// The algorithm that a layer takes for an input, by its number.
+HETCONV_API int32_t hetconv_algorithm(const void* layer, int64_t batch, int64_t height, int64_t width) {
+  return static_cast<int32_t>(static_cast<const Layer*>(layer)->algorithm_for(batch, height, width));
 }

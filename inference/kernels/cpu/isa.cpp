@@ -23,19 +23,21 @@ static bool available() {
 #endif
 }
 
-static std::unique_ptr<Packed> direct(const LayerShape& shape, const Weights& weights) {
-  return std::make_unique<Direct>(shape, weights);
-}
-
-static std::unique_ptr<Packed> winograd(const LayerShape& shape, const Weights& weights) {
-  return std::make_unique<Winograd>(shape, weights);
+static std::unique_ptr<Packed> pack(Algorithm algorithm, const LayerShape& shape, const Weights& weights) {
+  switch (algorithm) {
+    case Algorithm::kWinograd4:
+      return std::make_unique<Winograd<4>>(shape, weights);
+    case Algorithm::kWinograd2:
+      return std::make_unique<Winograd<2>>(shape, weights);
+    default:
+      return std::make_unique<Direct>(shape, weights);
+  }
 }
 
 }  // namespace HETCONV_ISA
 
 extern const Isa HETCONV_JOIN(isa_, HETCONV_ISA);
 const Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {
-    HETCONV_STRING(HETCONV_ISA), HETCONV_ISA::pool_row, HETCONV_ISA::available,
-    HETCONV_ISA::direct, HETCONV_ISA::winograd, HETCONV_ISA::Winograd::can};
+    HETCONV_STRING(HETCONV_ISA), HETCONV_ISA::pool_row, HETCONV_ISA::available, HETCONV_ISA::pack, HETCONV_ISA::kWidth};
 
 }  // namespace hetconv

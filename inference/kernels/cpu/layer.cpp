@@ -42,18 +42,22 @@ void check(const LayerShape& s, const Weights& weights) {
 Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa)
     : shape_(shape), weights_(weights), allowed_(algorithm), isa_(&isa) {
   check(shape, weights);
-  if (algorithm == Algorithm::kWinograd && !isa.can_winograd(shape)) {
+  if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd()) {
     refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
   }
 }
 
-const Packed& Layer::packed(Algorithm algorithm) const {
-  if (algorithm == Algorithm::kWinograd) {
-    std::call_once(winograd_once_, [&] { winograd_ = isa_->winograd(shape_, weights_); });
-    return *winograd_;
+bool Layer::can_winograd() const {
+  for (int i = 0; i < 2; i++) {
+    if (shape_.kernel[i] != 3 || shape_.stride[i] != 1 || shape_.dilation[i] != 1) return false;
   }
-  std::call_once(direct_once_, [&] { direct_ = isa_->direct(shape_, weights_); });
-  return *direct_;
+  return true;
+}
+
+const Packed& Layer::packed(Algorithm algorithm) const {
+  const int i = static_cast<int>(algorithm);
+  std::call_once(once_[i], [&] { packed_[i] = isa_->pack(algorithm, shape_, weights_); });
+  return *packed_[i];
 }
 
 void Layer::output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const {
@@ -68,18 +72,44 @@ void Layer::output_size(int64_t height, int64_t width, int64_t* out_height, int6
   *out_height = out[0], *out_width = out[1];
 }
 
-Algorithm Layer::algorithm_for(int64_t height, int64_t width) const {
+// Time in multiply-accumulates, as if each took as long: what a layer's own arithmetic takes, or what its weights take to
+// arrive where few pixels share them. The factors were fitted to measured layers of ResNet and VGG.
+double Layer::cost(Algorithm algorithm, const Run& run) const {
+  constexpr double kFetch = 20;  // of one weight from far away
+  const double m = shape_.in_channels / shape_.part, n = shape_.out_channels, others = shape_.in_channels - m;
+  const double pixels = double(run.batch) * run.out_height * run.out_width;
+  const double pointwise = weights_.w ? others : 0;  // input channels of the 1x1 kernels outside the group
+  if (algorithm == Algorithm::kDirect) {
+    const double weights = n * (pointwise + m * shape_.kernel[0] * shape_.kernel[1]);
+    // Lanes that a group of few channels leaves empty, or fills by permutations.
+    const double lanes = n / shape_.part < isa_->width ? 1.6 : 1.05;
+    return std::max(n * (pointwise + lanes * m * shape_.kernel[0] * shape_.kernel[1]) * pixels, kFetch * weights);
+  }
+  const int out = algorithm == Algorithm::kWinograd4 ? 4 : 2, points = (out + 2) * (out + 2);
+  const double tiles = double(run.batch) * ((run.out_height + out - 1) / out) * ((run.out_width + out - 1) / out);
+  // A group narrower than a vector is multiplied as if it filled one.
+  const double fill = std::max(1.0, isa_->width / (n / shape_.part));
+  const double transforms = tiles * (out == 4 ? 260 * shape_.in_channels + 150 * n : 90 * shape_.in_channels + 60 * n);
+  const double weights = points * m * n * fill + pointwise * n;
+  return std::max(tiles * points * m * n * fill + 1.1 * pointwise * n * pixels + transforms, kFetch * weights);
+}
+
+Algorithm Layer::algorithm_for(int64_t batch, int64_t height, int64_t width) const {
   if (allowed_ != Algorithm::kAuto) return allowed_;
-  if (!isa_->can_winograd(shape_)) return Algorithm::kDirect;
-  // Few channels a group leave the transforms nothing to win from; few tiles leave the larger weights nothing to be
-  // shared by.
-  const int64_t tiles = ((height + 3) / 4) * ((width + 3) / 4);
-  const int64_t m = shape_.in_channels / shape_.part;
-  return m >= 12 && tiles >= 9 ? Algorithm::kWinograd : Algorithm::kDirect;
+  if (!can_winograd()) return Algorithm::kDirect;
+  Run run{nullptr, nullptr, nullptr, batch, height, width, 0, 0};
+  output_size(height, width, &run.out_height, &run.out_width);
+  Algorithm best = Algorithm::kDirect;
+  for (Algorithm candidate : {Algorithm::kWinograd2, Algorithm::kWinograd4}) {
+    if (cost(candidate, run) < cost(best, run)) best = candidate;
+  }
+  return best;
 }
 
 size_t Layer::weight_bytes() const {
-  return (direct_ ? direct_->weight_bytes() : 0) + (winograd_ ? winograd_->weight_bytes() : 0);
+  size_t bytes = 0;
+  for (const std::unique_ptr<Packed>& packed : packed_) bytes += packed ? packed->weight_bytes() : 0;
+  return bytes;
 }
 
 namespace {
@@ -114,7 +144,7 @@ void Layer::run(const float* x, const float* residual, float* y, int64_t batch, 
   Run run{x, residual, y, batch, height, width, 0, 0};
   output_size(height, width, &run.out_height, &run.out_width);
   if (!batch) return;
-  const Packed& chosen = packed(algorithm_for(height, width));
+  const Packed& chosen = packed(algorithm_for(batch, height, width));
   Work w{&chosen, &run, &scratch, chosen.scratch_bytes(run), chosen.items(run), 0, {false}};
   w.workers = std::min<size_t>(w.items, 8);
   parallel.run(parallel.context, work, w.workers, &w);

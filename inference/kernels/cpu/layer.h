@@ -21,7 +21,8 @@ struct LayerShape {
   int32_t pads[4];  // top, left, bottom, right, as in ONNX
 };
 
-enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd = 2 };
+// kWinograd4 is F(4x4,3x3), kWinograd2 F(2x2,3x3).
+enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinograd2 = 3 };
 
 // Calls work(argument, i) once for every i in [0, count), perhaps at the same time on several threads.
 struct Parallel {
@@ -91,9 +92,8 @@ struct Isa {
   void (*pool_row)(const PoolShape&, const float* image, float* row, int64_t height, int64_t width, int64_t channels,
                    int64_t out_y, int64_t out_width);
   bool (*available)();
-  std::unique_ptr<Packed> (*direct)(const LayerShape&, const Weights&);
-  std::unique_ptr<Packed> (*winograd)(const LayerShape&, const Weights&);
-  bool (*can_winograd)(const LayerShape&);
+  std::unique_ptr<Packed> (*pack)(Algorithm, const LayerShape&, const Weights&);  // any algorithm but kAuto
+  int width;                                                                    // floats a vector
 };
 
 const std::vector<const Isa*>& all_isas();     // compiled in, best first
@@ -124,20 +124,22 @@ class Layer {
   // Throws std::invalid_argument for sizes that leave no output.
   void run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,
            const Parallel& parallel, const Scratch& scratch) const;
-  Algorithm algorithm_for(int64_t height, int64_t width) const;
+  Algorithm algorithm_for(int64_t batch, int64_t height, int64_t width) const;
   const LayerShape& shape() const { return shape_; }
   size_t weight_bytes() const;
 
  private:
+  bool can_winograd() const;
+  double cost(Algorithm algorithm, const Run& run) const;
   const Packed& packed(Algorithm algorithm) const;
 
   LayerShape shape_;
   Weights weights_;
   Algorithm allowed_;
   const Isa* isa_;
-  // Packed when first used: a session rarely needs both.
-  mutable std::once_flag direct_once_, winograd_once_;
-  mutable std::unique_ptr<Packed> direct_, winograd_;
+  // Packed when first used: a session rarely needs more than one. By algorithm.
+  mutable std::once_flag once_[4];
+  mutable std::unique_ptr<Packed> packed_[4];
 };
 
 }  // namespace hetconv

@@ -4,10 +4,15 @@
 // Convolution, 1x1, and the products of Winograd's algorithm are all such lists.
 #pragma once
 
+#include <utility>
+
 #include "simd.h"
 
 namespace hetconv {
 namespace HETCONV_ISA {
+
+// How far ahead of its use a weight is fetched, in floats: weights are read once a block and come from far.
+constexpr int kPrefetch = 1024;
 
 struct Segment {
   int tap;      // row of the table of input pointers
@@ -48,6 +53,8 @@ static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, co
       V w0[NV], w1[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; v++) w0[v] = load(w + v * kWidth), w1[v] = load(w + (NV + v) * kWidth);
+#pragma GCC unroll 8
+      for (int v = 0; v < 2 * NV; v++) __builtin_prefetch(w + kPrefetch + v * kWidth);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {
         const float x0 = p[i][c], x1 = p[i][c + 1];
@@ -136,23 +143,25 @@ static void tile(const Segment* segments, int plain, int total, const int32_t* l
 using TileFunction = void (*)(const Segment*, int, int, const int32_t*, const float*, const Rows&, const Epilogue&,
                               int);
 
-// [vectors - 1][rows - 1]
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
+// The function for a number of rows, which `make` gives for each constant one.
+template <class Function, class Make, int... kRow>
+static HETCONV_INLINE Function by_rows_of(int rows, Make make, std::integer_sequence<int, kRow...>) {
+  static constexpr Function table[] = {make(Constant<kRow + 1>{})...};
+  return table[rows - 1];
+}
+template <class Function, class Make>
+static HETCONV_INLINE Function by_rows(int rows, Make make) {
+  return by_rows_of<Function>(rows, make, std::make_integer_sequence<int, kRows>{});
+}
+
 template <int NV>
 static TileFunction tile_of(int rows) {
-  static constexpr TileFunction table[] = {
-      tile<1, NV>, tile<2, NV>, tile<3, NV>, tile<4, NV>,
-#if defined(__AVX512F__) || defined(__AVX2__) || defined(__aarch64__)
-      tile<5, NV>, tile<6, NV>,
-#endif
-#if defined(__AVX512F__) || defined(__aarch64__)
-      tile<7, NV>, tile<8, NV>,
-#endif
-#if defined(__AVX512F__)
-      tile<9, NV>, tile<10, NV>, tile<11, NV>, tile<12, NV>,
-#endif
-  };
-  static_assert(sizeof(table) / sizeof(table[0]) == kRows, "a function for every number of rows");
-  return table[rows - 1];
+  return by_rows<TileFunction>(rows, [](auto mr) -> TileFunction { return tile<mr.value, NV>; });
 }
 
 }  // namespace HETCONV_ISA

@@ -1,4 +1,5 @@
-// Winograd's F(4x4,3x3) on the K x K part of a layer, and the 1x1 kernels of the other groups in the same pass.
+// Winograd's F(4x4,3x3) or F(2x2,3x3) on the K x K part of a layer, and the 1x1 kernels of the other groups in the same
+// pass.
 //
 // A tile of 4x4 outputs takes 6x6 inputs: V = B^T d B, one product a group for each of the 36 points, Y = A^T Q A. The
 // centre taps of a group's own channels go with its 3x3 kernels; the 1x1 product runs over the other channels only.
@@ -9,55 +10,108 @@
 namespace hetconv {
 namespace HETCONV_ISA {
 
-constexpr int kOut = 4, kIn = 6, kPoints = kIn * kIn;
+// The transforms of F(kOut,3), on vectors of channels (Lavin and Gray, 2016).
+template <int kOut>
+struct Transforms;
 
-// B^T and A^T of F(4,3) with the points 0, 1, -1, 2, -2 and infinity (Lavin and Gray, 2016).
-static HETCONV_INLINE void input_transform(const V (&d)[kIn], V (&o)[kIn]) {
-  const V a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1], c = d[4] - d[2], e = 2.0f * (d[3] - d[1]);
-  o[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
-  o[1] = a + b;
-  o[2] = a - b;
-  o[3] = c + e;
-  o[4] = c - e;
-  o[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
-}
+// Points 0, 1, -1, 2, -2 and infinity: 36 products for 16 outputs, where 144 are needed directly.
+template <>
+struct Transforms<4> {
+  static HETCONV_INLINE void input(const V (&d)[6], V (&o)[6]) {
+    const V a = d[4] - 4.0f * d[2], b = d[3] - 4.0f * d[1], c = d[4] - d[2], e = d[3] - d[1];
+    o[0] = (d[4] - 5.0f * d[2]) + 4.0f * d[0];
+    o[1] = a + b;
+    o[2] = a - b;
+    o[3] = c + 2.0f * e;
+    o[4] = c - 2.0f * e;
+    o[5] = (d[5] - 5.0f * d[3]) + 4.0f * d[1];
+  }
+  static HETCONV_INLINE void output(const V (&m)[6], V (&o)[4]) {
+    const V a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
+    o[0] = m[0] + a + c;
+    o[1] = b + 2.0f * d;
+    o[2] = a + 4.0f * c;
+    o[3] = b + 8.0f * d + m[5];
+  }
+  static constexpr double kernel[6][3] = {{1 / 4., 0, 0},
+                                          {-1 / 6., -1 / 6., -1 / 6.},
+                                          {-1 / 6., 1 / 6., -1 / 6.},
+                                          {1 / 24., 1 / 12., 1 / 6.},
+                                          {1 / 24., -1 / 12., 1 / 6.},
+                                          {0, 0, 1}};
+};
 
-static HETCONV_INLINE void output_transform(const V (&m)[kIn], V (&o)[kOut]) {
-  const V a = m[1] + m[2], b = m[1] - m[2], c = m[3] + m[4], d = m[3] - m[4];
-  o[0] = m[0] + a + c;
-  o[1] = b + 2.0f * d;
-  o[2] = a + 4.0f * c;
-  o[3] = b + 8.0f * d + m[5];
-}
+// Points 0, 1, -1 and infinity: 16 products for 4 outputs, where 36 are needed directly. Its weights are less than half
+// of F(4,3)'s, which counts where few pixels share them.
+template <>
+struct Transforms<2> {
+  static HETCONV_INLINE void input(const V (&d)[4], V (&o)[4]) {
+    o[0] = d[0] - d[2];
+    o[1] = d[1] + d[2];
+    o[2] = d[2] - d[1];
+    o[3] = d[1] - d[3];
+  }
+  static HETCONV_INLINE void output(const V (&m)[4], V (&o)[2]) {
+    o[0] = m[0] + m[1] + m[2];
+    o[1] = m[1] - m[2] - m[3];
+  }
+  static constexpr double kernel[4][3] = {{1, 0, 0}, {1 / 2., 1 / 2., 1 / 2.}, {1 / 2., -1 / 2., 1 / 2.}, {0, 0, 1}};
+};
 
-// U = G k G^T of one 3x3 kernel, in double: it is done once.
-inline void kernel_transform(const float* k, float centre, double (&u)[kPoints]) {
-  static constexpr double g[kIn][3] = {{1 / 4., 0, 0},           {-1 / 6., -1 / 6., -1 / 6.}, {-1 / 6., 1 / 6., -1 / 6.},
-                                       {1 / 24., 1 / 12., 1 / 6.}, {1 / 24., -1 / 12., 1 / 6.}, {0, 0, 1}};
-  double t[kIn][3];
-  for (int i = 0; i < kIn; i++) {
-    for (int q = 0; q < 3; q++) {
-      t[i][q] = 0;
-      for (int r = 0; r < 3; r++) t[i][q] += g[i][r] * (k[3 * r + q] + (r == 1 && q == 1 ? double(centre) : 0.0));
+// Some input channels of one vector of them: lanes [lane, lane + count).
+struct Piece {
+  int vector, lane, count;
+};
+
+// The product of one point: MR tiles x NV vectors of output channels. Rows are kWidth floats apart in v and in q, so
+// that every address is a constant away from one register; their vectors are `vector` floats apart.
+template <int MR, int NV>
+static void point_tile(const float* v, const Piece* pieces, int count, const float* u, float* q, size_t vector) {
+  V sum[MR][NV] = {};
+  for (int i = 0; i < count; i++) {
+    const float* x = v + pieces[i].vector * vector + pieces[i].lane;
+    int c = 0;
+    for (; c + 4 <= pieces[i].count; c += 4, x += 4) {
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; k++, u += NV * kWidth) {
+        V w[NV];
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; j++) {
+          w[j] = load(u + j * kWidth);
+          __builtin_prefetch(u + kPrefetch + j * kWidth);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 4
+          for (int j = 0; j < NV; j++) sum[r][j] += w[j] * x[r * kWidth + k];
+        }
+      }
+    }
+    for (; c < pieces[i].count; c++, x++, u += NV * kWidth) {
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; j++) sum[r][j] += load(u + j * kWidth) * x[r * kWidth];
+      }
     }
   }
-  for (int i = 0; i < kIn; i++) {
-    for (int j = 0; j < kIn; j++) u[i * kIn + j] = t[i][0] * g[j][0] + t[i][1] * g[j][1] + t[i][2] * g[j][2];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; j++) store(q + j * vector + r * kWidth, sum[r][j]);
   }
 }
 
+using PointFunction = void (*)(const float*, const Piece*, int, const float*, float*, size_t);
+
+template <int kOut>
 class Winograd : public Packed {
- public:
-  static bool can(const LayerShape& s) {
-    for (int i = 0; i < 2; i++) {
-      if (s.kernel[i] != 3 || s.stride[i] != 1 || s.dilation[i] != 1) return false;
-    }
-    return true;
-  }
+  static constexpr int kIn = kOut + 2, kPoints = kIn * kIn;
+  using T = Transforms<kOut>;
 
+ public:
   Winograd(const LayerShape& shape, const Weights& weights) : s_(shape), bias_(shape.out_channels + 2 * kWidth) {
     m_ = s_.in_channels / s_.part, n_ = s_.out_channels / s_.part;
-    zeros_ = Buffer(s_.in_channels + kWidth);
     if (weights.bias) std::copy_n(weights.bias, s_.out_channels, bias_.data());
     low_ = weights.low, high_ = weights.high;
     pointwise_ = weights.w && s_.part > 1;
@@ -71,23 +125,24 @@ class Winograd : public Packed {
 
   size_t scratch_bytes(const Run& run) const override {
     const size_t size = block_tiles(run);
-    return sizeof(float) * kPoints * size * (groups_ * (m_ + n_)) + sizeof(void*) * 3 * std::max(kPoints, kOut * kOut) * size;
+    return sizeof(float) * kPoints * size * kWidth * (in_vectors_ + out_vectors_) + sizeof(void*) * 3 * kOut * kOut * size;
   }
 
   void item(const Run& run, size_t i, void* scratch) const override {
-    const size_t chunks = s_.part / groups_, chunk = i % chunks;
+    const size_t chunks = s_.part / groups_;
+    const int chunk = static_cast<int>(i % chunks);
     Block b{};
     b.size = static_cast<int>(block_tiles(run));
     b.across = (run.out_width + kOut - 1) / kOut, b.down = (run.out_height + kOut - 1) / kOut;
     b.begin = static_cast<int64_t>(i / chunks) * b.size;
     b.count = static_cast<int>(std::min<int64_t>(b.size, run.batch * b.across * b.down - b.begin));
     b.v = static_cast<float*>(scratch);
-    b.q = b.v + static_cast<size_t>(kPoints) * b.size * groups_ * m_;
-    b.pointers = reinterpret_cast<const float**>(b.q + static_cast<size_t>(kPoints) * b.size * groups_ * n_);
-    for (int t = 0; t < b.count; t++) transform_input(run, b, t, static_cast<int>(chunk));
-    multiply_points(b, static_cast<int>(chunk));
-    for (int t = 0; t < b.count; t++) transform_output(run, b, t, static_cast<int>(chunk));
-    if (pointwise_) add_pointwise(run, b, static_cast<int>(chunk));
+    b.q = b.v + static_cast<size_t>(kPoints) * b.size * kWidth * in_vectors_;
+    b.pointers = reinterpret_cast<const float**>(b.q + static_cast<size_t>(kPoints) * b.size * kWidth * out_vectors_);
+    for (int t = 0; t < b.count; t++) transform_input(run, b, t, chunk);
+    multiply_points(b, chunk);
+    for (int t = 0; t < b.count; t++) transform_output(run, b, t, chunk);
+    if (pointwise_) add_pointwise(run, b, chunk);
   }
 
   size_t weight_bytes() const override { return (u_.size() + w_.size()) * sizeof(float); }
@@ -97,7 +152,8 @@ class Winograd : public Packed {
     int64_t begin;  // first tile
     int count, size;
     int64_t across, down;  // tiles of an image
-    float *v, *q;
+    float* v;              // [point][vector of input channels][tile][kWidth]
+    float* q;              // [point][vector of output channels][tile][kWidth]
     const float** pointers;
   };
   struct Place {
@@ -124,81 +180,104 @@ class Winograd : public Packed {
 
   void transform_input(const Run& run, const Block& b, int t, int chunk) const {
     const Place at = place(b, t);
-    const int channels = groups_ * m_;
-    const float* p[kPoints];
-    for (int i = 0; i < kPoints; i++) {
-      const int64_t y = at.y - s_.pads[0] + i / kIn, x = at.x - s_.pads[1] + i % kIn;
-      const bool inside = y >= 0 && y < run.height && x >= 0 && x < run.width;
-      p[i] = inside ? run.x + ((at.image * run.height + y) * run.width + x) * s_.in_channels + chunk * channels
-                    : zeros_.data();
+    const int channels = groups_ * m_, m = s_.in_channels;
+    const int64_t y = at.y - s_.pads[0], x = at.x - s_.pads[1];
+    const float* image = run.x + at.image * run.height * run.width * m + chunk * channels;
+    const size_t vector = static_cast<size_t>(b.size) * kWidth, point = vector * in_vectors_;
+    float* v = b.v + static_cast<size_t>(t) * kWidth;
+    if (y >= 0 && x >= 0 && y + kIn <= run.height && x + kIn <= run.width) {
+      const float* first = image + (y * run.width + x) * m;
+      int c = 0;
+      for (; c + kWidth <= channels; c += kWidth, v += vector) {
+        transform_input_at(first + c, run.width * m, m, v, point);
+      }
+      if (c == channels) return;
+      transform_border(image + c, y, x, run, channels - c, v, point);
+      return;
     }
-    const size_t point = static_cast<size_t>(b.size) * channels;
-    float* v = b.v + static_cast<size_t>(t) * channels;
-    int c = 0;
-    for (; c + kWidth <= channels; c += kWidth) {
-      transform_input_at<false>(p, c, kWidth, v + c, point);
+    for (int c = 0; c < channels; c += kWidth, v += vector) {
+      transform_border(image + c, y, x, run, std::min(kWidth, channels - c), v, point);
     }
-    if (c < channels) transform_input_at<true>(p, c, channels - c, v + c, point);
   }
 
-  template <bool kPart>
-  static HETCONV_INLINE void transform_input_at(const float* const* p, int c, int left, float* v, size_t point) {
+  // A tile that reaches over the edge, or a vector that reaches over the channels: from a copy with zeros.
+  void transform_border(const float* image, int64_t y, int64_t x, const Run& run, int left, float* v,
+                        size_t point) const {
+    float copy[kPoints * kWidth];
+    for (int i = 0; i < kPoints; i++) {
+      const int64_t row = y + i / kIn, column = x + i % kIn;
+      const bool inside = row >= 0 && row < run.height && column >= 0 && column < run.width;
+      const float* from = image + (row * run.width + column) * s_.in_channels;
+      store(copy + i * kWidth, !inside ? V{} : left == kWidth ? load(from) : load_part(from, left));
+    }
+    transform_input_at(copy, kIn * kWidth, kWidth, v, point);
+  }
+
+  static HETCONV_INLINE void transform_input_at(const float* from, int64_t row, int64_t column, float* v,
+                                                size_t point) {
     V t[kIn][kIn];
 #pragma GCC unroll 6
     for (int r = 0; r < kIn; r++) {
       V d[kIn];
 #pragma GCC unroll 6
-      for (int k = 0; k < kIn; k++) d[k] = kPart ? load_part(p[r * kIn + k] + c, left) : load(p[r * kIn + k] + c);
-      input_transform(d, t[r]);
+      for (int k = 0; k < kIn; k++) d[k] = load(from + r * row + k * column);
+      T::input(d, t[r]);
     }
 #pragma GCC unroll 6
     for (int k = 0; k < kIn; k++) {
-      const V d[kIn] = {t[0][k], t[1][k], t[2][k], t[3][k], t[4][k], t[5][k]};
-      V o[kIn];
-      input_transform(d, o);
+      V d[kIn];
 #pragma GCC unroll 6
-      for (int r = 0; r < kIn; r++) {
-        float* to = v + (r * kIn + k) * point;
-        if (kPart) store_part(to, o[r], left); else store(to, o[r]);
-      }
+      for (int r = 0; r < kIn; r++) d[r] = t[r][k];
+      V o[kIn];
+      T::input(d, o);
+#pragma GCC unroll 6
+      for (int r = 0; r < kIn; r++) store(v + (r * kIn + k) * point, o[r]);
     }
   }
 
   void multiply_points(const Block& b, int chunk) const {
-    const int in_channels = groups_ * m_, out_channels = groups_ * n_;
-    const size_t tiles = products_.tiles.size() / (s_.part / groups_);
-    const float** in = b.pointers;
-    float** out = const_cast<float**>(b.pointers + b.size);
-    const Epilogue none{nullptr, V{}, V{}, false};
+    const size_t tiles = products_.tiles.size() / (s_.part / groups_), vector = static_cast<size_t>(b.size) * kWidth;
     const int steps = (b.count + kRows - 1) / kRows;
-    for (int k = 0; k < kPoints; k++) {
-      for (int i = 0; i < b.count; i++) in[i] = b.v + (static_cast<size_t>(k) * b.size + i) * in_channels;
-      for (size_t t = 0; t < tiles; t++) {
-        const ChannelTile& tile = products_.tiles[chunk * tiles + t];
-        float* q = b.q + static_cast<size_t>(k) * b.size * out_channels + tile.first - chunk * out_channels;
-        for (int i = 0; i < b.count; i++) out[i] = q + static_cast<size_t>(i) * out_channels;
-        const float* u = u_.data() + kPoints * tile.weight + static_cast<size_t>(k) * point_size(tile);
+    for (size_t t = 0; t < tiles; t++) {
+      const ChannelTile& tile = products_.tiles[chunk * tiles + t];
+      const std::vector<Piece>& pieces = pieces_[t];
+      const float* u = u_.data() + kPoints * tile.weight;
+      float* q = b.q + out_vector_[t] * vector;
+      for (int k = 0; k < kPoints; k++, u += point_size(tile)) {
+        const float* v = b.v + k * vector * in_vectors_;
         for (int step = 0; step < steps; step++) {
           const int i = b.count * step / steps, rows = b.count * (step + 1) / steps - i;
-          const Rows r{in + i, 0, out + i, nullptr, false};
-          const TileFunction function = tile.vectors == 2 ? tile_of<2>(rows) : tile_of<1>(rows);
-          function(products_.segments.data() + tile.segment, tile.plain, tile.total, nullptr, u, r, none, tile.width);
+          const PointFunction function = tile.vectors == 2 ? point_tile_of<2>(rows) : point_tile_of<1>(rows);
+          function(v + i * kWidth, pieces.data(), static_cast<int>(pieces.size()), u, q + k * vector * out_vectors_ + i * kWidth, vector);
         }
       }
     }
   }
 
+  // A segment's channels, cut where a vector of them ends.
+  static std::vector<Piece> cut_pieces(const Segment& s) {
+    std::vector<Piece> pieces;
+    for (int c = s.channel; c < s.channel + s.count;) {
+      const int lane = c % kWidth, length = std::min(kWidth - lane, s.channel + s.count - c);
+      pieces.push_back({c / kWidth, lane, length});
+      c += length;
+    }
+    return pieces;
+  }
+
   void transform_output(const Run& run, const Block& b, int t, int chunk) const {
     const Place at = place(b, t);
-    const int channels = groups_ * n_;
     const int down = static_cast<int>(std::min<int64_t>(kOut, run.out_height - at.y));
     const int across = static_cast<int>(std::min<int64_t>(kOut, run.out_width - at.x));
-    const size_t point = static_cast<size_t>(b.size) * channels;
-    const float* q = b.q + static_cast<size_t>(t) * channels;
+    const size_t tiles = products_.tiles.size() / (s_.part / groups_), vector = static_cast<size_t>(b.size) * kWidth;
     const int64_t offset = ((at.image * run.out_height + at.y) * run.out_width + at.x) * s_.out_channels;
-    for (int c = 0; c < channels; c += kWidth) {
-      const int left = std::min(kWidth, channels - c);
-      transform_output_at(run, q + c, point, offset + chunk * channels + c, left, down, across, chunk * channels + c);
+    for (size_t i = 0; i < tiles; i++) {
+      const ChannelTile& tile = products_.tiles[chunk * tiles + i];
+      for (int j = 0; j < tile.vectors; j++) {
+        const float* q = b.q + (out_vector_[i] + j) * vector + static_cast<size_t>(t) * kWidth;
+        const int channel = tile.first + j * kWidth, left = std::min(kWidth, tile.first + tile.width - channel);
+        transform_output_at(run, q, vector * out_vectors_, offset + channel, left, down, across, channel);
+      }
     }
   }
 
@@ -209,8 +288,8 @@ class Winograd : public Packed {
     for (int k = 0; k < kIn; k++) {
       V m[kIn], o[kOut];
 #pragma GCC unroll 6
-      for (int r = 0; r < kIn; r++) m[r] = load(q + (r * kIn + k) * point);  // may read past `left`: into the next row
-      output_transform(m, o);
+      for (int r = 0; r < kIn; r++) m[r] = load(q + (r * kIn + k) * point);
+      T::output(m, o);
 #pragma GCC unroll 4
       for (int r = 0; r < kOut; r++) t[r][k] = o[r];
     }
@@ -219,7 +298,7 @@ class Winograd : public Packed {
     for (int r = 0; r < kOut; r++) {
       if (r >= down) break;
       V o[kOut];
-      output_transform(t[r], o);
+      T::output(t[r], o);
 #pragma GCC unroll 4
       for (int k = 0; k < kOut; k++) {
         if (k >= across) break;
@@ -308,12 +387,35 @@ class Winograd : public Packed {
         for (int n = begin; n < end; n += width) add_tile(n, std::min(width, end - n));
       }
     }
+    in_vectors_ = (in_chunk + kWidth - 1) / kWidth;
+    out_vectors_ = 0;
+    for (size_t t = 0; t < products_.tiles.size() / (s_.part / groups_); t++) {
+      pieces_.push_back(cut_pieces(products_.segments[products_.tiles[t].segment]));
+      out_vector_.push_back(out_vectors_);
+      out_vectors_ += products_.tiles[t].vectors;
+    }
     u_ = Buffer(products_.stream.size() * kPoints);
     std::vector<float>().swap(products_.stream);
     for (const ChannelTile& t : products_.tiles) transform_kernels(weights, t);
     w_ = Buffer(pointwise_tiles_.stream.size());
     std::copy(pointwise_tiles_.stream.begin(), pointwise_tiles_.stream.end(), w_.data());
     std::vector<float>().swap(pointwise_tiles_.stream);
+  }
+
+  // U = G k G^T of one 3x3 kernel, in double: it is done once.
+  static void transform_kernel(const float* k, float centre, double (&u)[kPoints]) {
+    double t[kIn][3];
+    for (int i = 0; i < kIn; i++) {
+      for (int q = 0; q < 3; q++) {
+        t[i][q] = 0;
+        for (int r = 0; r < 3; r++) t[i][q] += T::kernel[i][r] * (k[3 * r + q] + (r == 1 && q == 1 ? double(centre) : 0));
+      }
+    }
+    for (int i = 0; i < kIn; i++) {
+      for (int j = 0; j < kIn; j++) {
+        u[i * kIn + j] = t[i][0] * T::kernel[j][0] + t[i][1] * T::kernel[j][1] + t[i][2] * T::kernel[j][2];
+      }
+    }
   }
 
   void transform_kernels(const Weights& weights, const ChannelTile& t) {
@@ -327,19 +429,28 @@ class Winograd : public Packed {
         if (in / m_ != out / n_) continue;
         double u[kPoints];
         const float centre = weights.w ? weights.w[static_cast<size_t>(out) * s_.in_channels + in] : 0.0f;
-        kernel_transform(weights.w_kxk + (static_cast<size_t>(out) * m_ + in % m_) * 9, centre, u);
+        transform_kernel(weights.w_kxk + (static_cast<size_t>(out) * m_ + in % m_) * 9, centre, u);
         for (int k = 0; k < kPoints; k++) to[k * point_size(t) + c * lanes + j] = static_cast<float>(u[k]);
       }
     }
+  }
+
+  template <int NV>
+  static PointFunction point_tile_of(int rows) {
+    return by_rows<PointFunction>(rows, [](auto mr) -> PointFunction { return point_tile<mr.value, NV>; });
   }
 
   static constexpr int64_t kBlockBytes = 256 << 10;
 
   LayerShape s_;
   int m_, n_, groups_;
+  int in_vectors_, out_vectors_;   // of a chunk
+  // Of each tile of a chunk, all chunks alike: its first vector, and its input channels.
+  std::vector<size_t> out_vector_;
+  std::vector<std::vector<Piece>> pieces_;
   bool pointwise_;
   ChannelTiles products_, pointwise_tiles_;
-  Buffer u_, w_, bias_, zeros_;
+  Buffer u_, w_, bias_;
   float low_, high_;
 };
 
