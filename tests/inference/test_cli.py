@@ -156,6 +156,8 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
         [sys.executable, '-m', 'inference', 'bench', MODEL, 'hetconv_mobilenet_cifar_p32', '--engine', 'torch',
          '--rounds', '100000', '--json', 'run.json'],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Tests that run in the background of a shell ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in process.stderr:
         if 'round 3 ' in line:
