@@ -186,7 +186,7 @@ def _conv(walk: _Walk, node: Any) -> bool:
     return True
 
 
-def _max_pool(walk: _Walk, node: Any) -> bool:
+def _pool(walk: _Walk, node: Any) -> bool:
     x, kernel = node.inputs[0], _ints(node, 'kernel_shape', [])
     plain = (
         _rank(x) == 4
@@ -200,9 +200,10 @@ def _max_pool(walk: _Walk, node: Any) -> bool:
     if not plain or any(pad >= size for pad, size in zip(pads, kernel * 2)):
         return False
     y = node.outputs[0]
-    strides = _ints(node, 'strides', [1, 1])
-    out = walk.insert('MaxPool', [walk.to_nhwc(x)], y, DOMAIN, kernel_shape=kernel, strides=strides, pads=pads)
-    walk.replace(y, out)
+    attributes: dict[str, Any] = dict(kernel_shape=kernel, strides=_ints(node, 'strides', [1, 1]), pads=pads)
+    if node.op_type == 'AveragePool':
+        attributes['count_include_pad'] = node.attributes.get_int('count_include_pad', 0)
+    walk.replace(y, walk.insert(node.op_type, [walk.to_nhwc(x)], y, DOMAIN, **attributes))
     return True
 
 
@@ -298,7 +299,8 @@ def _flatten(walk: _Walk, node: Any) -> bool:
 _RULES: dict[tuple[str, str], Callable[[_Walk, Any], bool]] = {
     (EXPORT_DOMAIN, 'HetConv2d'): _hetconv,
     ('', 'Conv'): _conv,
-    ('', 'MaxPool'): _max_pool,
+    ('', 'MaxPool'): _pool,
+    ('', 'AveragePool'): _pool,
     ('', 'GlobalAveragePool'): _global_average_pool,
     ('', 'ReduceMean'): _reduce,
     ('', 'ReduceMax'): _reduce,

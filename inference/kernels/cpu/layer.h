@@ -80,8 +80,9 @@ class Buffer {
   size_t size_;
 };
 
-// Max pooling, NHWC; what lies outside the input never wins.
+// Pooling, NHWC. What lies outside the input never is the largest, and counts for the average only with `include_pad`.
 struct PoolShape {
+  bool average, include_pad;
   int32_t kernel[2], stride[2];
   int32_t pads[4];  // top, left, bottom, right; each less than the kernel
 };

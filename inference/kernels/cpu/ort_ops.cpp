@@ -3,6 +3,7 @@
 //   Y = HetConv2d(X, W, W_kxk, B, Z)   attributes part, kernel_shape, strides, pads, dilations, min, max
 //   Y = Conv(X, W, B, Z)               attributes group, the others the same
 //   Y = MaxPool(X)                     attributes kernel_shape, strides, pads
+//   Y = AveragePool(X)                 attributes kernel_shape, strides, pads, count_include_pad
 //
 // W is (N, M, 1, 1) or (N, M/group, K, K), W_kxk (N, M/P, K, K), B (N), all constant; Z is added before the clamp to
 // [min, max], and optional. Session options, set before the library is registered: `hetconv.winograd` = 0 forbids
@@ -189,7 +190,11 @@ class ConvKernel {
 
 class PoolKernel {
  public:
-  explicit PoolKernel(const ort::KernelInfo* info, const Options& options) {
+  PoolKernel(const ort::KernelInfo* info, bool average, const Options& options) {
+    s_.average = average;
+    int64_t include_pad = 0;
+    if (average) check(api.attribute(info, "count_include_pad", &include_pad));
+    s_.include_pad = include_pad != 0;
     read(info, "kernel_shape", s_.kernel);
     read(info, "strides", s_.stride);
     read(info, "pads", s_.pads);
@@ -215,21 +220,24 @@ class PoolKernel {
   const Isa* isa_;
 };
 
-enum Kind { kHetConv2d, kConv, kMaxPool };
+enum Kind { kHetConv2d, kConv, kMaxPool, kAveragePool };
+constexpr const char* kNames[] = {"HetConv2d", "Conv", "MaxPool", "AveragePool"};
+constexpr size_t kInputs[] = {5, 4, 1, 1};  // of the convolutions the last is optional
 
 template <Kind kKind>
 Op make_op(const Options& options) {
   Op op{};
   op.options = &options;
   op.version = ort::kApiVersion;
-  op.name = [](const ort::CustomOp*) { return kKind == kHetConv2d ? "HetConv2d" : kKind == kConv ? "Conv" : "MaxPool"; };
+  constexpr bool kPool = kKind == kMaxPool || kKind == kAveragePool;
+  op.name = [](const ort::CustomOp*) { return kNames[kKind]; };
   op.provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
   op.input_type = [](const ort::CustomOp*, size_t) { return 1; };  // float
   op.output_type = [](const ort::CustomOp*, size_t) { return 1; };
-  op.inputs = [](const ort::CustomOp*) -> size_t { return kKind == kHetConv2d ? 5 : kKind == kConv ? 4 : 1; };
+  op.inputs = [](const ort::CustomOp*) { return kInputs[kKind]; };
   op.outputs = [](const ort::CustomOp*) -> size_t { return 1; };
   op.input_characteristic = [](const ort::CustomOp*, size_t i) {
-    return kKind != kMaxPool && i == (kKind == kHetConv2d ? 4 : 3) ? 1 : 0;  // Z is optional
+    return !kPool && i + 1 == kInputs[kKind] ? 1 : 0;
   };
   op.output_characteristic = [](const ort::CustomOp*, size_t) { return 0; };
   op.input_memory = [](const ort::CustomOp*, size_t) { return 0; };
@@ -238,12 +246,12 @@ Op make_op(const Options& options) {
   op.variadic_output_arity = op.variadic_output_homogeneity = one;
   op.start_version = one;
   op.end_version = [](const ort::CustomOp*) { return std::numeric_limits<int>::max(); };
-  using Kernel = std::conditional_t<kKind == kMaxPool, PoolKernel, ConvKernel>;
+  using Kernel = std::conditional_t<kPool, PoolKernel, ConvKernel>;
   op.create_v2 = [](const ort::CustomOp* self, const void*, const ort::KernelInfo* info, void** kernel) {
     return guarded([&] {
       const Options& chosen = *static_cast<const Op*>(self)->options;
-      if constexpr (kKind == kMaxPool) {
-        *kernel = new PoolKernel(info, chosen);
+      if constexpr (kPool) {
+        *kernel = new PoolKernel(info, kKind == kAveragePool, chosen);
       } else {
         *kernel = new ConvKernel(info, kKind == kHetConv2d, chosen);
       }
@@ -259,7 +267,7 @@ Op make_op(const Options& options) {
 // The ops for one choice of options. They live as long as the library: ONNX Runtime keeps pointers to them.
 struct Ops {
   Options options;
-  Op hetconv, conv, pool;
+  std::vector<Op> ops;
   ort::Domain* domain = nullptr;
 };
 
@@ -296,11 +304,11 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
     if (!ops) {
       auto made = std::make_unique<Ops>();
       made->options = chosen;
-      made->hetconv = make_op<kHetConv2d>(made->options);
-      made->conv = make_op<kConv>(made->options);
-      made->pool = make_op<kMaxPool>(made->options);
+      const Options& kept = made->options;
+      made->ops = {make_op<kHetConv2d>(kept), make_op<kConv>(kept), make_op<kMaxPool>(kept),
+                   make_op<kAveragePool>(kept)};
       check(api.create_domain("hetconv.nhwc", &made->domain));
-      for (const Op* op : {&made->hetconv, &made->conv, &made->pool}) check(api.domain_add(made->domain, op));
+      for (const Op& op : made->ops) check(api.domain_add(made->domain, &op));
       ops = std::move(made);
     }
     check(api.add_domain(options, ops->domain));
