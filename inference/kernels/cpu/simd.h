@@ -77,6 +77,14 @@ static HETCONV_INLINE V permute(V v, VI index) {
   return _mm512_permutexvar_ps((__m512i)index, v);
 #elif defined(__AVX2__)
   return _mm256_permutevar8x32_ps(v, (__m256i)index);
+#elif defined(__SSSE3__) || defined(__aarch64__)
+  // Four floats are sixteen bytes: shuffle those.
+  const VI bytes = index * 0x04040404 + 0x03020100;
+#if defined(__aarch64__)
+  return (V)vqtbl1q_u8((uint8x16_t)v, (uint8x16_t)bytes);
+#else
+  return (V)_mm_shuffle_epi8((__m128i)v, (__m128i)bytes);
+#endif
 #else
   V result;
   for (int i = 0; i < kWidth; i++) result[i] = v[index[i]];
