@@ -56,7 +56,7 @@ class Direct : public Packed {
   int64_t block_pixels(const Run& run) const {
     const int64_t bytes = 4ll * s_.in_channels * s_.stride[0] * s_.stride[1];
     const int64_t pixels = run.batch * run.out_height * run.out_width;
-    int64_t block = std::max<int64_t>(kInputBytes / bytes / kRows, 2) * kRows;
+    int64_t block = std::max<int64_t>(kInputBytes / bytes / kRows[0], 1) * kRows[0];
     block = std::min<int64_t>(block, kMaxPixels);
     const int64_t count = (pixels + block - 1) / block;
     return std::max<int64_t>(1, (pixels + count - 1) / std::max<int64_t>(count, 1));
@@ -122,7 +122,7 @@ class Direct : public Packed {
       residual[i] = run.residual ? run.residual + offset : nullptr;
     }
     const Epilogue epilogue{bias_.data() + t.first, splat(low_), splat(high_), low_ > -HUGE_VALF || high_ < HUGE_VALF};
-    const int steps = (count + kRows - 1) / kRows;
+    const int most = kRows[t.vectors - 1], steps = (count + most - 1) / most;
     for (int step = 0; step < steps; step++) {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;
       const Rows r{in + i, count, out + i, run.residual ? residual + i : nullptr, false};
@@ -198,7 +198,7 @@ class Direct : public Packed {
   }
 
   static constexpr int kFewChannels = 16;
-  static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 16 * kRows;
+  static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 8 * kRows[0];
 
   LayerShape s_;
   ChannelTiles channels_;

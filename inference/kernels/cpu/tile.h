@@ -1,5 +1,5 @@
-// The micro-kernel: a register tile of up to kRows pixels x 1 or 2 vectors of output channels walks a list of segments,
-// each some input channels at one tap, through one stream of packed weights (a batch-reduce GEMM with a short list).
+// The micro-kernel: a register tile of up to kRows[NV - 1] pixels x NV = 1 or 2 vectors of output channels walks a list of
+// segments, each some input channels at one tap, through one stream of packed weights (a batch-reduce GEMM with a short list).
 //
 // Convolution, 1x1, and the products of Winograd's algorithm are all such lists.
 #pragma once
@@ -44,7 +44,7 @@ static HETCONV_INLINE V load_width(const float* p, int v, int width) {
 template <int MR, int NV>
 static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, const float*& w, V (&sum)[MR][NV]) {
   const float* p[MR];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < MR; i++) p[i] = in[i] + s.channel;
   int c = 0;
   if (kManyRegisters) {
@@ -55,7 +55,7 @@ static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, co
       for (int v = 0; v < NV; v++) w0[v] = load(w + v * kWidth), w1[v] = load(w + (NV + v) * kWidth);
 #pragma GCC unroll 8
       for (int v = 0; v < 2 * NV; v++) __builtin_prefetch(w + kPrefetch + v * kWidth);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int i = 0; i < MR; i++) {
         const float x0 = p[i][c], x1 = p[i][c + 1];
 #pragma GCC unroll 4
@@ -70,7 +70,7 @@ static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, co
     V wv[NV];
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) wv[v] = load(w + v * kWidth);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int i = 0; i < MR; i++) {
       const float x = p[i][c];
 #pragma GCC unroll 4
@@ -85,12 +85,12 @@ template <int MR>
 static HETCONV_INLINE void multiply_lanes(const Segment& s, const float* const* in, const float*& w, VI lanes,
                                           V (&sum)[MR][1]) {
   V x[MR];
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < MR; i++) x[i] = load(in[i] + s.channel);
   for (int c = 0; c < s.count; c++, w += kWidth) {
     const V wv = load(w);
     const VI index = lanes + c;
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int i = 0; i < MR; i++) sum[i][0] += wv * permute(x[i], index);
   }
 }
@@ -103,7 +103,7 @@ static void tile(const Segment* segments, int plain, int total, const int32_t* l
 #pragma GCC unroll 4
   for (int v = 0; v < NV; v++) start[v] = epilogue.bias ? load(epilogue.bias + v * kWidth) : V{};
   const bool full = width == NV * kWidth;
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) sum[i][v] = start[v];
@@ -118,7 +118,7 @@ static void tile(const Segment* segments, int plain, int total, const int32_t* l
       }
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) {
@@ -154,14 +154,14 @@ static HETCONV_INLINE Function by_rows_of(int rows, Make make, std::integer_sequ
   static constexpr Function table[] = {make(Constant<kRow + 1>{})...};
   return table[rows - 1];
 }
-template <class Function, class Make>
+template <int NV, class Function, class Make>
 static HETCONV_INLINE Function by_rows(int rows, Make make) {
-  return by_rows_of<Function>(rows, make, std::make_integer_sequence<int, kRows>{});
+  return by_rows_of<Function>(rows, make, std::make_integer_sequence<int, kRows[NV - 1]>{});
 }
 
 template <int NV>
 static TileFunction tile_of(int rows) {
-  return by_rows<TileFunction>(rows, [](auto mr) -> TileFunction { return tile<mr.value, NV>; });
+  return by_rows<NV, TileFunction>(rows, [](auto mr) -> TileFunction { return tile<mr.value, NV>; });
 }
 
 }  // namespace HETCONV_ISA

@@ -80,7 +80,7 @@ static void point_tile(const float* v, const Piece* pieces, int count, const flo
           w[j] = load(u + j * kWidth);
           __builtin_prefetch(u + kPrefetch + j * kWidth);
         }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 4
           for (int j = 0; j < NV; j++) sum[r][j] += w[j] * x[r * kWidth + k];
@@ -88,14 +88,14 @@ static void point_tile(const float* v, const Piece* pieces, int count, const flo
       }
     }
     for (; c < pieces[i].count; c++, x++, u += NV * kWidth) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 4
         for (int j = 0; j < NV; j++) sum[r][j] += load(u + j * kWidth) * x[r * kWidth];
       }
     }
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int r = 0; r < MR; r++) {
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) store(q + j * vector + r * kWidth, sum[r][j]);
@@ -168,7 +168,7 @@ class Winograd : public Packed {
   int64_t block_tiles(const Run& run) const {
     const int64_t tiles = run.batch * ((run.out_width + kOut - 1) / kOut) * ((run.out_height + kOut - 1) / kOut);
     const int64_t bytes = 4ll * kPoints * groups_ * (m_ + n_) + 4ll * kOut * kOut * s_.in_channels;
-    const int64_t block = std::max<int64_t>(kBlockBytes / bytes / kRows, 1) * kRows;
+    const int64_t block = std::max<int64_t>(kBlockBytes / bytes / kRows[1], 1) * kRows[1];
     const int64_t count = (tiles + block - 1) / block;
     return std::max<int64_t>(1, (tiles + count - 1) / std::max<int64_t>(count, 1));
   }
@@ -237,10 +237,10 @@ class Winograd : public Packed {
 
   void multiply_points(const Block& b, int chunk) const {
     const size_t tiles = products_.tiles.size() / (s_.part / groups_), vector = static_cast<size_t>(b.size) * kWidth;
-    const int steps = (b.count + kRows - 1) / kRows;
     for (size_t t = 0; t < tiles; t++) {
       const ChannelTile& tile = products_.tiles[chunk * tiles + t];
       const std::vector<Piece>& pieces = pieces_[t];
+      const int most = kRows[tile.vectors - 1], steps = (b.count + most - 1) / most;
       const float* u = u_.data() + kPoints * tile.weight;
       float* q = b.q + out_vector_[t] * vector;
       for (int k = 0; k < kPoints; k++, u += point_size(tile)) {
@@ -331,10 +331,10 @@ class Winograd : public Packed {
         }
       }
     }
-    const int steps = (count + kRows - 1) / kRows;
     int before = 0;
     for (size_t t = 0; t < tiles; t++) {
       const ChannelTile& tile = pointwise_tiles_.tiles[chunk * tiles + t];
+      const int most = kRows[tile.vectors - 1], steps = (count + most - 1) / most;
       for (int i = 0; i < count; i++) {
         out[i] += tile.first - before;
         if (run.residual) residual[i] += tile.first - before;
@@ -437,7 +437,7 @@ class Winograd : public Packed {
 
   template <int NV>
   static PointFunction point_tile_of(int rows) {
-    return by_rows<PointFunction>(rows, [](auto mr) -> PointFunction { return point_tile<mr.value, NV>; });
+    return by_rows<NV, PointFunction>(rows, [](auto mr) -> PointFunction { return point_tile<mr.value, NV>; });
   }
 
   static constexpr int64_t kBlockBytes = 256 << 10;
