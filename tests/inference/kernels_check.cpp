@@ -28,9 +28,7 @@ struct Case {
 
 std::mt19937 generator;
 
-int pick(std::initializer_list<int> values) {
-  return values.begin()[generator() % values.size()];
-}
+int pick(std::initializer_list<int> values) { return values.begin()[generator() % values.size()]; }
 
 Floats normal(size_t n) {
   std::normal_distribution<float> distribution;

@@ -52,7 +52,8 @@ HETCONV_API const char* hetconv_isas() {
   return names.c_str();
 }
 
-// The weights must live as long as the layer. shape: in_channels, out_channels, part, then kernel, stride, dilation (2 each) and pads (4).
+// The weights must live as long as the layer. shape: in_channels, out_channels, part, then kernel, stride, dilation (2
+// each) and pads (4).
 HETCONV_API int hetconv_create(const int32_t* shape, const float* w, const float* w_kxk, const float* bias, float low,
                                float high, int32_t algorithm, const char* isa, void** layer, char* error, size_t size) {
   return guarded(error, size, [&] {

@@ -72,8 +72,8 @@ void Layer::output_size(int64_t height, int64_t width, int64_t* out_height, int6
   *out_height = out[0], *out_width = out[1];
 }
 
-// Time in multiply-accumulates, as if each took as long: what a layer's own arithmetic takes, or what its weights take to
-// arrive where few pixels share them. The factors were fitted to measured layers of ResNet and VGG.
+// Time in multiply-accumulates, as if each took as long: what a layer's own arithmetic takes, or what its weights take
+// to arrive where few pixels share them. The factors were fitted to measured layers of ResNet and VGG.
 double Layer::cost(Algorithm algorithm, const Run& run) const {
   constexpr double kFetch = 20;  // of one weight from far away
   const double m = shape_.in_channels / shape_.part, n = shape_.out_channels, others = shape_.in_channels - m;

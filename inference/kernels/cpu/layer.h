@@ -94,12 +94,12 @@ struct Isa {
                    int64_t out_y, int64_t out_width);
   bool (*available)();
   std::unique_ptr<Packed> (*pack)(Algorithm, const LayerShape&, const Weights&);  // any algorithm but kAuto
-  int width;                                                                    // floats a vector
+  int width;                                                                      // floats a vector
 };
 
-const std::vector<const Isa*>& all_isas();     // compiled in, best first
-const Isa& best_isa();                         // of this machine
-const Isa& find_isa(const char* name);         // throws std::invalid_argument
+const std::vector<const Isa*>& all_isas();  // compiled in, best first
+const Isa& best_isa();                      // of this machine
+const Isa& find_isa(const char* name);      // throws std::invalid_argument
 
 // Both throw std::invalid_argument.
 void check_pool(const PoolShape& shape);

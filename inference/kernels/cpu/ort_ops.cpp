@@ -236,9 +236,7 @@ Op make_op(const Options& options) {
   op.output_type = [](const ort::CustomOp*, size_t) { return 1; };
   op.inputs = [](const ort::CustomOp*) { return kInputs[kKind]; };
   op.outputs = [](const ort::CustomOp*) -> size_t { return 1; };
-  op.input_characteristic = [](const ort::CustomOp*, size_t i) {
-    return !kPool && i + 1 == kInputs[kKind] ? 1 : 0;
-  };
+  op.input_characteristic = [](const ort::CustomOp*, size_t i) { return !kPool && i + 1 == kInputs[kKind] ? 1 : 0; };
   op.output_characteristic = [](const ort::CustomOp*, size_t) { return 0; };
   op.input_memory = [](const ort::CustomOp*, size_t) { return 0; };
   const auto one = [](const ort::CustomOp*) { return 1; };

@@ -32,7 +32,10 @@ static void pool_row(const PoolShape& s, const float* image, float* row, int64_t
         }
       }
       if (s.average) result = result / static_cast<float>(count);
-      if (left == kWidth) store(row + c, result); else store_part(row + c, result, left);
+      if (left == kWidth)
+        store(row + c, result);
+      else
+        store_part(row + c, result, left);
     }
   }
 }

@@ -16,7 +16,7 @@ namespace hetconv {
 namespace HETCONV_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kWidth = 16;       // floats a vector
+constexpr int kWidth = 16;  // floats a vector
 // Pixels of a register tile of 1 or 2 vectors. 24 x 1 would fit, but 24 pointers do not.
 constexpr int kRows[] = {12, 12};
 constexpr bool kManyRegisters = true;

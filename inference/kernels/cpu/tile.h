@@ -1,6 +1,6 @@
-// The micro-kernel: a register tile of up to kRows[NV - 1] pixels x NV = 1 or 2 vectors of output channels walks a list of
-// segments, each some input channels at one tap, through one stream of packed weights: a batch-reduce GEMM with a short
-// list.
+// The micro-kernel: a register tile of up to kRows[NV - 1] pixels x NV = 1 or 2 vectors of output channels walks a list
+// of segments, each some input channels at one tap, through one stream of packed weights: a batch-reduce GEMM with a
+// short list.
 //
 // Convolution, 1x1, and the products of Winograd's algorithm are all such lists.
 #pragma once
@@ -29,7 +29,7 @@ struct Epilogue {
 };
 
 struct Rows {
-  const float* const* in;        // [tap][row], rows `stride` apart
+  const float* const* in;  // [tap][row], rows `stride` apart
   int in_stride;
   float* const* out;             // [row], at the tile's first channel
   const float* const* residual;  // [row], or null

@@ -125,7 +125,8 @@ class Winograd : public Packed {
 
   size_t scratch_bytes(const Run& run) const override {
     const size_t size = block_tiles(run);
-    return sizeof(float) * kPoints * size * kWidth * (in_vectors_ + out_vectors_) + sizeof(void*) * 3 * kOut * kOut * size;
+    return sizeof(float) * kPoints * size * kWidth * (in_vectors_ + out_vectors_) +
+           sizeof(void*) * 3 * kOut * kOut * size;
   }
 
   void item(const Run& run, size_t i, void* scratch) const override {
@@ -248,7 +249,8 @@ class Winograd : public Packed {
         for (int step = 0; step < steps; step++) {
           const int i = b.count * step / steps, rows = b.count * (step + 1) / steps - i;
           const PointFunction function = tile.vectors == 2 ? point_tile_of<2>(rows) : point_tile_of<1>(rows);
-          function(v + i * kWidth, pieces.data(), static_cast<int>(pieces.size()), u, q + k * vector * out_vectors_ + i * kWidth, vector);
+          function(v + i * kWidth, pieces.data(), static_cast<int>(pieces.size()), u,
+                   q + k * vector * out_vectors_ + i * kWidth, vector);
         }
       }
     }
@@ -309,7 +311,10 @@ class Winograd : public Packed {
           if (run.residual) y += left == kWidth ? load(run.residual + place) : load_part(run.residual + place, left);
           y = clamp(y, low, high);
         }
-        if (left == kWidth) store(run.y + place, y); else store_part(run.y + place, y, left);
+        if (left == kWidth)
+          store(run.y + place, y);
+        else
+          store_part(run.y + place, y, left);
       }
     }
   }
@@ -324,7 +329,8 @@ class Winograd : public Packed {
       const Place at = place(b, t);
       for (int64_t y = at.y; y < std::min(at.y + kOut, run.out_height); y++) {
         for (int64_t x = at.x; x < std::min(at.x + kOut, run.out_width); x++, count++) {
-          in[count] = run.x + ((at.image * run.height + y + 1 - s_.pads[0]) * run.width + x + 1 - s_.pads[1]) * s_.in_channels;
+          in[count] =
+              run.x + ((at.image * run.height + y + 1 - s_.pads[0]) * run.width + x + 1 - s_.pads[1]) * s_.in_channels;
           const int64_t offset = ((at.image * run.out_height + y) * run.out_width + x) * s_.out_channels;
           out[count] = run.y + offset;
           residual[count] = run.residual ? run.residual + offset : nullptr;
@@ -408,7 +414,8 @@ class Winograd : public Packed {
     for (int i = 0; i < kIn; i++) {
       for (int q = 0; q < 3; q++) {
         t[i][q] = 0;
-        for (int r = 0; r < 3; r++) t[i][q] += T::kernel[i][r] * (k[3 * r + q] + (r == 1 && q == 1 ? double(centre) : 0));
+        for (int r = 0; r < 3; r++)
+          t[i][q] += T::kernel[i][r] * (k[3 * r + q] + (r == 1 && q == 1 ? double(centre) : 0));
       }
     }
     for (int i = 0; i < kIn; i++) {
@@ -444,7 +451,7 @@ class Winograd : public Packed {
 
   LayerShape s_;
   int m_, n_, groups_;
-  int in_vectors_, out_vectors_;   // of a chunk
+  int in_vectors_, out_vectors_;  // of a chunk
   // Of each tile of a chunk, all chunks alike: its first vector, and its input channels.
   std::vector<size_t> out_vector_;
   std::vector<std::vector<Piece>> pieces_;
