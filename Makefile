@@ -10,6 +10,8 @@ CORES := $(shell nproc 2>/dev/null || echo 1)
 THREADS ?= $(if $(filter 1,$(CORES)),1,1 2)
 MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8
 PYTEST_ARGS ?=
+# What an editable install has to be made again for.
+SOURCES = pyproject.toml inference/kernels/cpu/CMakeLists.txt $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp)
 CXX_FILES := $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp tests/inference/*.cpp)
 # What fails most comes first.
 TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/test_docs.py
@@ -46,11 +48,11 @@ $(VENV)/pyvenv.cfg:
 	@# A half-made one (Debian without python3-venv) must not pass for done the next time.
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
-$(VENV)/.bench: pyproject.toml | $(VENV)/pyvenv.cfg
+$(VENV)/.bench: $(SOURCES) | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(VENV)/pyvenv.cfg
+$(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,dev]'
 	touch $@ $(VENV)/.bench
 
