@@ -60,20 +60,9 @@ def check(case, algorithm, isa, threads=1):
 
 @pytest.mark.parametrize('isa', ISAS)
 @pytest.mark.parametrize('algorithm', ALGORITHMS)
-def test_equals_the_oracle(isa, algorithm):
-    @settings(max_examples=60, deadline=None)
-    @given(cases(algorithm), st.integers(1, 3))
-    def equals(case, threads):
-        check(case, algorithm, isa, threads)
-
-    equals()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize('isa', ISAS)
-@pytest.mark.parametrize('algorithm', ALGORITHMS)
-def test_equals_the_oracle_on_thousands(isa, algorithm):
-    @settings(max_examples=1500, deadline=None)
+@pytest.mark.parametrize('examples', [60, pytest.param(1500, marks=pytest.mark.long)])
+def test_equals_the_oracle(isa, algorithm, examples):
+    @settings(max_examples=examples, deadline=None)
     @given(cases(algorithm), st.integers(1, 3))
     def equals(case, threads):
         check(case, algorithm, isa, threads)
