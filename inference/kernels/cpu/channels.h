@@ -15,8 +15,7 @@ namespace HETCONV_ISA {
 struct ChannelTile {
   int first, width;  // output channels
   int vectors;
-  int segment, plain, total;  // in `segments`: the first, how many plain ones, how many with the lane segments
-  bool lanes;
+  int segment, total;  // in `segments`: the first, and how many
   int32_t lane[kWidth];
   size_t weight;  // offset of its stream
 };
@@ -39,12 +38,23 @@ struct ChannelTiles {
   void add_segment(int tap, int channel, int count, Weight weight) {
     ChannelTile& t = tiles.back();
     if (count <= 0) return;
-    segments.push_back({tap, channel, count});
-    t.plain++, t.total++;
+    segments.push_back({tap, channel, count, Segment::kAll});
+    t.total++;
     for (int c = channel; c < channel + count; c++) {
       for (int j = 0; j < t.vectors * kWidth; j++) {
         stream.push_back(j < t.width ? weight(t.first + j, c) : 0.0f);
       }
+    }
+  }
+
+  // The same for one of the tile's vectors.
+  template <class Weight>
+  void add_vector_segment(int tap, int vector, int channel, int count, Weight weight) {
+    ChannelTile& t = tiles.back();
+    segments.push_back({tap, channel, count, vector});
+    t.total++;
+    for (int c = channel; c < channel + count; c++) {
+      for (int j = vector * kWidth; j < (vector + 1) * kWidth; j++) stream.push_back(weight(t.first + j, c));
     }
   }
 };

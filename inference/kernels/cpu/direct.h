@@ -23,7 +23,7 @@ class Direct : public Packed {
 
   size_t scratch_bytes(const Run& run) const override {
     const size_t pixels = block_pixels(run), row = merged_ ? sizeof(float) * s_.kernel[1] * s_.in_channels : 0;
-    return pixels * (sizeof(float*) * (taps() + 2) + taps() * row);
+    return pixels * (sizeof(float*) * taps() + sizeof(int64_t) + taps() * row);
   }
 
   void item(const Run& run, size_t i, void* scratch) const override {
@@ -32,16 +32,25 @@ class Direct : public Packed {
     const int64_t begin = block * size;
     const int count = static_cast<int>(std::min(size, pixels - begin));
     const float** in = static_cast<const float**>(scratch);
-    const float** residual = in + static_cast<size_t>(taps()) * count;
-    float** out = const_cast<float**>(residual + count);
-    if (merged_) {
-      fill_rows(run, begin, count, in, reinterpret_cast<float*>(out + count));
-    } else {
-      fill_table(run, begin, count, in);
+    int64_t* offset = reinterpret_cast<int64_t*>(in + static_cast<size_t>(taps()) * count);
+    float* copies = reinterpret_cast<float*>(offset + count);
+    for (int i = 0; i < count; i++) offset[i] = (begin + i) * s_.out_channels;
+    // Pixels of one row of the output at a time.
+    for (int i = 0; i < count;) {
+      const int64_t row = (begin + i) / run.out_width, ox = (begin + i) % run.out_width;
+      const int length = static_cast<int>(std::min<int64_t>(count - i, run.out_width - ox));
+      const float* image = run.x + row / run.out_height * run.height * run.width * s_.in_channels;
+      const int64_t y = row % run.out_height * s_.stride[0] - s_.pads[0], x = ox * s_.stride[1] - s_.pads[1];
+      if (merged_) {
+        copies = fill_rows(run, image, y, x, length, in + i, count, copies);
+      } else {
+        fill_table(run, image, y, x, length, in + i, count);
+      }
+      i += length;
     }
     const size_t tiles = channels_.tiles.size();
     for (size_t t = tiles * cut / cuts; t < tiles * (cut + 1) / cuts; t++) {
-      run_tile(run, channels_.tiles[t], begin, count, in, out, residual);
+      run_tile(run, channels_.tiles[t], count, in, offset);
     }
   }
 
@@ -71,64 +80,73 @@ class Direct : public Packed {
     return count >= few || !count ? 1 : std::min<size_t>((few + count - 1) / count, channels_.tiles.size());
   }
 
-  void fill_table(const Run& run, int64_t begin, int count, const float** in) const {
-    const int64_t area = run.out_height * run.out_width;
-    for (int i = 0; i < count; i++) {
-      const int64_t pixel = begin + i, b = pixel / area, oy = pixel % area / run.out_width, ox = pixel % run.out_width;
-      const float* image = run.x + b * run.height * run.width * s_.in_channels;
-      const float** p = in + i;
-      for (int ky = 0; ky < s_.kernel[0]; ky++) {
-        const int64_t y = oy * s_.stride[0] - s_.pads[0] + ky * s_.dilation[0];
-        for (int kx = 0; kx < s_.kernel[1]; kx++, p += count) {
-          const int64_t x = ox * s_.stride[1] - s_.pads[1] + kx * s_.dilation[1];
-          const bool inside = y >= 0 && y < run.height && x >= 0 && x < run.width;
-          *p = inside ? image + (y * run.width + x) * s_.in_channels : zeros_.data();
-        }
+  // Of `length` pixels side by side, whose taps begin at x, x + stride, ..., those with `size` columns from there on
+  // inside: [first, last).
+  struct Inside {
+    int first, last;
+  };
+  Inside inside(int64_t x, int length, int64_t size, const Run& run) const {
+    const int64_t stride = s_.stride[1], first = x >= 0 ? 0 : (-x + stride - 1) / stride;
+    const int64_t last = run.width - size - x >= 0 ? (run.width - size - x) / stride + 1 : 0;
+    const int begin = static_cast<int>(std::min<int64_t>(first, length));
+    return {begin, std::max(begin, static_cast<int>(std::min<int64_t>(last, length)))};
+  }
+
+  // The pointers of `length` pixels side by side, the first of which has its first tap at (y, x); taps lie `count`
+  // apart.
+  void fill_table(const Run& run, const float* image, int64_t y, int64_t x, int length, const float** in,
+                  int count) const {
+    const int64_t step = static_cast<int64_t>(s_.stride[1]) * s_.in_channels;
+    for (int ky = 0; ky < s_.kernel[0]; ky++) {
+      const int64_t in_y = y + ky * s_.dilation[0];
+      const bool row = in_y >= 0 && in_y < run.height;
+      for (int kx = 0; kx < s_.kernel[1]; kx++, in += count) {
+        const int64_t in_x = x + kx * s_.dilation[1];
+        const Inside range = row ? inside(in_x, length, 1, run) : Inside{0, 0};
+        std::fill(in, in + range.first, zeros_.data());
+        const float* p = image + (in_y * run.width + in_x) * s_.in_channels;
+        for (int i = range.first; i < range.last; i++) in[i] = p + i * step;
+        std::fill(in + range.last, in + length, zeros_.data());
       }
     }
   }
 
-  void fill_rows(const Run& run, int64_t begin, int count, const float** in, float* copies) const {
-    const int64_t area = run.out_height * run.out_width, channels = s_.in_channels, length = s_.kernel[1] * channels;
-    for (int i = 0; i < count; i++) {
-      const int64_t pixel = begin + i, b = pixel / area, oy = pixel % area / run.out_width, ox = pixel % run.out_width;
-      const int64_t x = ox * s_.stride[1] - s_.pads[1];
-      const int64_t first = std::max<int64_t>(x, 0), last = std::min<int64_t>(x + s_.kernel[1], run.width);
-      for (int ky = 0; ky < s_.kernel[0]; ky++) {
-        const int64_t y = oy * s_.stride[0] - s_.pads[0] + ky * s_.dilation[0];
-        const float*& p = in[ky * count + i];
-        if (y < 0 || y >= run.height || first >= last) {
-          p = zeros_.data();
-          continue;
-        }
-        const float* row = run.x + (b * run.height + y) * run.width * channels;
-        if (first == x && last == x + s_.kernel[1]) {
-          p = row + x * channels;
-          continue;
-        }
-        std::fill_n(copies, length, 0.0f);
-        std::copy(row + first * channels, row + last * channels, copies + (first - x) * channels);
-        p = copies;
-        copies += length;
+  // The same for rows of taps; where one reaches over the edge, a copy with zeros. Returns the end of the copies.
+  float* fill_rows(const Run& run, const float* image, int64_t y, int64_t x, int length, const float** in, int count,
+                   float* copies) const {
+    const int64_t channels = s_.in_channels, step = s_.stride[1] * channels;
+    const Inside range = inside(x, length, s_.kernel[1], run);
+    for (int ky = 0; ky < s_.kernel[0]; ky++, in += count) {
+      const int64_t in_y = y + ky * s_.dilation[0];
+      if (in_y < 0 || in_y >= run.height) {
+        std::fill(in, in + length, zeros_.data());
+        continue;
+      }
+      const float* row = image + in_y * run.width * channels;
+      for (int i = range.first; i < range.last; i++) in[i] = row + x * channels + i * step;
+      for (int i = 0; i < length; i++) {
+        if (i == range.first) i = range.last;
+        if (i == length) break;
+        const int64_t in_x = x + i * s_.stride[1];
+        const int64_t first = std::max<int64_t>(in_x, 0), last = std::min<int64_t>(in_x + s_.kernel[1], run.width);
+        in[i] = first < last ? copies : zeros_.data();
+        if (first >= last) continue;
+        std::fill_n(copies, s_.kernel[1] * channels, 0.0f);
+        std::copy(row + first * channels, row + last * channels, copies + (first - in_x) * channels);
+        copies += s_.kernel[1] * channels;
       }
     }
+    return copies;
   }
 
-  void run_tile(const Run& run, const ChannelTile& t, int64_t begin, int count, const float* const* in, float** out,
-                const float** residual) const {
-    for (int i = 0; i < count; i++) {
-      const int64_t offset = (begin + i) * s_.out_channels + t.first;
-      out[i] = run.y + offset;
-      residual[i] = run.residual ? run.residual + offset : nullptr;
-    }
-    const Epilogue epilogue{bias_.data() + t.first, splat(low_), splat(high_), low_ > -HUGE_VALF || high_ < HUGE_VALF};
+  void run_tile(const Run& run, const ChannelTile& t, int count, const float* const* in, const int64_t* offset) const {
+    const Epilogue epilogue{bias_.data() + t.first, splat(low_), splat(high_)};
     const int most = kRows[t.vectors - 1], steps = (count + most - 1) / most;
     for (int step = 0; step < steps; step++) {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;
-      const Rows r{in + i, count, out + i, run.residual ? residual + i : nullptr, false};
+      const Rows r{in + i, count, offset + i, run.y + t.first, run.residual ? run.residual + t.first : nullptr, false};
       const TileFunction function = t.vectors == 2 ? tile_of<2>(rows) : tile_of<1>(rows);
-      function(channels_.segments.data() + t.segment, t.plain, t.total, t.lanes ? t.lane : nullptr,
-               stream_.data() + t.weight, r, epilogue, t.width);
+      function(channels_.segments.data() + t.segment, t.total, t.lane, stream_.data() + t.weight, r, epilogue, t.width);
     }
   }
 
@@ -184,11 +202,10 @@ class Direct : public Packed {
   void add_lane_segment(int tap, int first, const Weights& weights) {
     const int m = s_.in_channels / s_.part, n = s_.out_channels / s_.part;
     ChannelTile& t = channels_.tiles.back();
-    t.lanes = true;
     // The load must not reach past the pixel's channels, which may be the last that there are.
     const int start = std::min(first / n * m, s_.in_channels - kWidth);
     for (int j = 0; j < kWidth; j++) t.lane[j] = (first + j) / n * m - start;
-    channels_.segments.push_back({tap, start, m});
+    channels_.segments.push_back({tap, start, m, Segment::kLanes});
     t.total++;
     for (int c = 0; c < m; c++) {
       for (int j = 0; j < kWidth; j++) {

@@ -39,6 +39,7 @@ typedef int32_t VI __attribute__((vector_size(kWidth * 4)));
 typedef float VU __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
 
 #define HETCONV_INLINE inline __attribute__((always_inline))
+#define HETCONV_NOINLINE __attribute__((noinline))
 
 static HETCONV_INLINE V load(const float* p) { return *reinterpret_cast<const VU*>(p); }
 static HETCONV_INLINE void store(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }

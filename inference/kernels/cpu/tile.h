@@ -16,34 +16,33 @@ namespace HETCONV_ISA {
 constexpr int kPrefetch = 1024;
 
 struct Segment {
+  // For all of a tile's vectors; or, from 0, for that one only; or by lanes, `count` channels of every group's own.
+  enum : int { kAll = -1, kLanes = -2 };
   int tap;      // row of the table of input pointers
   int channel;  // first input channel
-  int count;    // input channels; for a lane segment, input channels of a group
+  int count;    // input channels
+  int vector;
 };
 
 // What happens to a tile's sum before it is stored.
 struct Epilogue {
-  const float* bias;  // of the tile, padded to its vectors; or null
+  const float* bias;  // of the tile, padded to its vectors
   V low, high;
-  bool clamp;
 };
 
 struct Rows {
-  const float* const* in;  // [tap][row], rows `stride` apart
+  const float* const* in;  // [tap][row], taps `in_stride` apart
   int in_stride;
-  float* const* out;             // [row], at the tile's first channel
-  const float* const* residual;  // [row], or null
-  bool accumulate;               // start from what is in `out`
+  const int64_t* offset;  // [row], of the row's pixel in y and in residual
+  float* y;               // at the tile's first channel
+  const float* residual;  // likewise, or null
+  bool accumulate;        // start from what is in `y`
 };
 
-template <int NV>
-static HETCONV_INLINE V load_width(const float* p, int v, int width) {
-  const int left = width - v * kWidth;
-  return left >= kWidth ? load(p + v * kWidth) : left > 0 ? load_part(p + v * kWidth, left) : V{};
-}
-
-template <int MR, int NV>
-static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, const float*& w, V (&sum)[MR][NV]) {
+// For NV vectors of a tile of NT, from `first` on.
+template <int MR, int NV, int NT>
+static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, const float*& w, int first,
+                                    V (&sum)[MR][NT]) {
   const float* p[MR];
 #pragma GCC unroll 32
   for (int i = 0; i < MR; i++) p[i] = in[i] + s.channel;
@@ -60,9 +59,9 @@ static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, co
       for (int i = 0; i < MR; i++) {
         const float x0 = p[i][c], x1 = p[i][c + 1];
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) sum[i][v] += w0[v] * x0;
+        for (int v = 0; v < NV; v++) sum[i][first + v] += w0[v] * x0;
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) sum[i][v] += w1[v] * x1;
+        for (int v = 0; v < NV; v++) sum[i][first + v] += w1[v] * x1;
       }
     }
   }
@@ -75,7 +74,7 @@ static HETCONV_INLINE void multiply(const Segment& s, const float* const* in, co
     for (int i = 0; i < MR; i++) {
       const float x = p[i][c];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) sum[i][v] += wv[v] * x;
+      for (int v = 0; v < NV; v++) sum[i][first + v] += wv[v] * x;
     }
   }
 }
@@ -96,53 +95,79 @@ static HETCONV_INLINE void multiply_lanes(const Segment& s, const float* const* 
   }
 }
 
+// What is in memory is added to the sums, and they are stored: whole vectors.
 template <int MR, int NV>
-static void tile(const Segment* segments, int plain, int total, const int32_t* lanes, const float* w, const Rows& rows,
-                 const Epilogue& epilogue, int width) {
-  V sum[MR][NV];
-  V start[NV];
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; v++) start[v] = epilogue.bias ? load(epilogue.bias + v * kWidth) : V{};
-  const bool full = width == NV * kWidth;
+static HETCONV_INLINE void finish(const Rows& rows, const Epilogue& epilogue, V (&sum)[MR][NV]) {
+  const float* const addends[] = {rows.accumulate ? rows.y : nullptr, rows.residual};
+  for (const float* addend : addends) {
+    if (!addend) continue;
 #pragma GCC unroll 32
-  for (int i = 0; i < MR; i++) {
+    for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) sum[i][v] = start[v];
-  }
-  for (int k = 0; k < plain; k++) multiply<MR, NV>(segments[k], rows.in + segments[k].tap * rows.in_stride, w, sum);
-  if constexpr (NV == 1) {
-    if (lanes) {
-      VI index;
-      std::memcpy(&index, lanes, sizeof(index));
-      for (int k = plain; k < total; k++) {
-        multiply_lanes<MR>(segments[k], rows.in + segments[k].tap * rows.in_stride, w, index, sum);
-      }
+      for (int v = 0; v < NV; v++) sum[i][v] += load(addend + rows.offset[i] + v * kWidth);
     }
   }
 #pragma GCC unroll 32
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; v++) {
-      V y = sum[i][v];
-      if (full) {
-        if (rows.accumulate) y += load(rows.out[i] + v * kWidth);
-        if (rows.residual) y += load(rows.residual[i] + v * kWidth);
-        if (epilogue.clamp) y = clamp(y, epilogue.low, epilogue.high);
-        store(rows.out[i] + v * kWidth, y);
-      } else {
-        const int left = width - v * kWidth < kWidth ? width - v * kWidth : kWidth;
-        if (left <= 0) continue;
-        if (rows.accumulate) y += load_part(rows.out[i] + v * kWidth, left);
-        if (rows.residual) y += load_part(rows.residual[i] + v * kWidth, left);
-        if (epilogue.clamp) y = clamp(y, epilogue.low, epilogue.high);
-        store_part(rows.out[i] + v * kWidth, y, left);
-      }
+      store(rows.y + rows.offset[i] + v * kWidth, clamp(sum[i][v], epilogue.low, epilogue.high));
     }
   }
 }
 
-using TileFunction = void (*)(const Segment*, int, int, const int32_t*, const float*, const Rows&, const Epilogue&,
-                              int);
+// The same for `width` channels, fewer than the vectors hold. Rare, so it is kept small: it goes through memory.
+template <int MR, int NV>
+static HETCONV_NOINLINE void finish_part(const Rows& rows, const Epilogue& epilogue, const V (&sum)[MR][NV],
+                                         int width) {
+  for (int i = 0; i < MR; i++) {
+    for (int v = 0; v * kWidth < width; v++) {
+      const int left = width - v * kWidth < kWidth ? width - v * kWidth : kWidth;
+      float* to = rows.y + rows.offset[i] + v * kWidth;
+      V y = sum[i][v];
+      if (rows.accumulate) y += load_part(to, left);
+      if (rows.residual) y += load_part(rows.residual + rows.offset[i] + v * kWidth, left);
+      store_part(to, clamp(y, epilogue.low, epilogue.high), left);
+    }
+  }
+}
+
+template <int MR, int NV>
+static void tile(const Segment* segments, int count, const int32_t* lanes, const float* w, const Rows& rows,
+                 const Epilogue& epilogue, int width) {
+  V sum[MR][NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; v++) {
+    const V start = load(epilogue.bias + v * kWidth);
+#pragma GCC unroll 32
+    for (int i = 0; i < MR; i++) sum[i][v] = start;
+  }
+  for (const Segment* s = segments; s < segments + count; s++) {
+    const float* const* in = rows.in + s->tap * rows.in_stride;
+    if (s->vector == Segment::kAll) {
+      multiply<MR, NV, NV>(*s, in, w, 0, sum);
+    } else if constexpr (NV == 2) {
+      if (s->vector == 0) {
+        multiply<MR, 1, NV>(*s, in, w, 0, sum);
+      } else {
+        multiply<MR, 1, NV>(*s, in, w, 1, sum);
+      }
+    } else {
+      VI index;
+      std::memcpy(&index, lanes, sizeof(index));
+      multiply_lanes<MR>(*s, in, w, index, sum);
+    }
+  }
+  if (width == NV * kWidth) {
+    finish<MR, NV>(rows, epilogue, sum);
+  } else {
+    V copy[MR][NV];
+    std::memcpy(copy, sum, sizeof(copy));
+    finish_part<MR, NV>(rows, epilogue, copy, width);
+  }
+}
+
+using TileFunction = void (*)(const Segment*, int, const int32_t*, const float*, const Rows&, const Epilogue&, int);
 
 template <int kValue>
 struct Constant {

@@ -50,7 +50,34 @@ static void point_tile(const float* v, const Piece* pieces, int count, const flo
   }
 }
 
+// The same for groups of few channels, `count` of each: every lane takes those of its own group, as `lanes` says for
+// the first of them.
+template <int MR>
+static void point_tile_lanes(const float* v, const int32_t* lanes, int count, const float* u, float* q) {
+  V sum[MR] = {}, x[MR];
+  VI index;
+  std::memcpy(&index, lanes, sizeof(index));
+#pragma GCC unroll 32
+  for (int r = 0; r < MR; r++) x[r] = load(v + r * kWidth);
+  for (int c = 0; c < count; c++, u += kWidth, index += 1) {
+    const V w = load(u);
+#pragma GCC unroll 32
+    for (int r = 0; r < MR; r++) sum[r] += w * permute(x[r], index);
+  }
+#pragma GCC unroll 32
+  for (int r = 0; r < MR; r++) store(q + r * kWidth, sum[r]);
+}
+
 using PointFunction = void (*)(const float*, const Piece*, int, const float*, float*, size_t);
+using PointLanesFunction = void (*)(const float*, const int32_t*, int, const float*, float*);
+
+template <int NV>
+static PointFunction point_tile_of(int rows) {
+  return by_rows<NV, PointFunction>(rows, [](auto mr) -> PointFunction { return point_tile<mr.value, NV>; });
+}
+static PointLanesFunction point_tile_lanes_of(int rows) {
+  return by_rows<1, PointLanesFunction>(rows, [](auto mr) -> PointLanesFunction { return point_tile_lanes<mr.value>; });
+}
 
 }  // namespace HETCONV_ISA
 }  // namespace hetconv
