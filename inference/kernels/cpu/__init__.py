@@ -12,7 +12,7 @@ from typing import Any
 
 from ...errors import UserError
 
-__all__ = ['ALGORITHMS', 'Layer', 'instruction_sets', 'is_built', 'library']
+__all__ = ['ALGORITHMS', 'Layer', 'checksum', 'instruction_sets', 'is_built', 'library']
 
 ALGORITHMS = {'auto': 0, 'direct': 1, 'winograd4': 2, 'winograd2': 3}
 
@@ -49,12 +49,21 @@ def _functions() -> ctypes.CDLL:
     functions.hetconv_weight_bytes.restype = ctypes.c_size_t
     functions.hetconv_weight_bytes.argtypes = [ctypes.c_void_p]
     functions.hetconv_destroy.argtypes = [ctypes.c_void_p]
+    pointer, number, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
+    functions.hetconv_run.argtypes = [*[pointer] * 4, *[number] * 3, size, pointer, ctypes.c_char_p, size]
+    functions.hetconv_checksum.argtypes = [pointer, size, size, pointer]
+    functions.hetconv_checksum.restype = ctypes.c_uint64
     return functions
 
 
 def instruction_sets() -> list[str]:
     """Those that the library has and this machine too, best first."""
     return _functions().hetconv_isas().decode().split()
+
+
+def checksum(address: int, size: int, threads: int = 1, openmp: int | None = None) -> int:
+    """A number that changes with these `size` bytes; threads as of `Layer.run_at`."""
+    return _functions().hetconv_checksum(address, size, threads, openmp)
 
 
 def _pointer(array: Any) -> ctypes.c_void_p:
@@ -151,14 +160,27 @@ class Layer:
                 continue
             if array.shape != expected or array.dtype != np.float32 or not array.flags.c_contiguous:
                 raise ValueError(f'{name} must be a contiguous float32 array of shape {expected}')
-        _checked(
-            _functions().hetconv_run,
-            self._layer,
-            *map(_pointer, (x, residual, y)),
-            *(ctypes.c_int64(size) for size in (batch, height, width)),
-            ctypes.c_size_t(threads),
-        )
+        added = None if residual is None else residual.ctypes.data
+        self.run_at(x.ctypes.data, added, y.ctypes.data, batch, height, width, threads)
         return y
+
+    def run_at(
+        self,
+        x: int,
+        residual: int | None,
+        y: int,
+        batch: int,
+        height: int,
+        width: int,
+        threads: int = 1,
+        openmp: int | None = None,
+    ) -> None:
+        """Run on memory at these addresses, unchecked; arrays as of `__call__`.
+
+        Args:
+            openmp: The address of an OpenMP runtime's GOMP_parallel, whose threads to take instead of new ones.
+        """
+        _checked(_functions().hetconv_run, self._layer, x, residual, y, batch, height, width, threads, openmp)
 
     def algorithm(self, batch: int, height: int, width: int) -> str:
         """What it takes for an input of this size.

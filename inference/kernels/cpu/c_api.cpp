@@ -1,4 +1,6 @@
 // The kernels for a caller without C++: plain functions, for the tests and for PyTorch.
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,19 +13,72 @@ using namespace hetconv;
 
 namespace {
 
+// GOMP_parallel of an OpenMP runtime that the caller has loaded: its threads wait already, and next to them threads of
+// our own would find the cores taken. This library is linked to no such runtime.
+using OpenMP = void (*)(void (*work)(void*), void* argument, unsigned threads, unsigned flags);
+
+struct Pool {
+  size_t threads;
+  OpenMP openmp;  // null: threads started for each run
+};
+
+struct Team {
+  void (*work)(void*, size_t);
+  void* argument;
+  size_t count;
+  std::atomic<size_t> next;
+
+  static void member(void* team) {  // right for any size that the team turns out to have
+    Team& t = *static_cast<Team*>(team);
+    for (size_t i; (i = t.next++) < t.count;) t.work(t.argument, i);
+  }
+};
+
 void run_threads(void* context, void (*work)(void*, size_t), size_t count, void* argument) {
-  const size_t threads = std::min(*static_cast<size_t*>(context), count);
-  auto share = [&](size_t t) {
-    for (size_t i = count * t / threads; i < count * (t + 1) / threads; i++) work(argument, i);
-  };
+  const Pool& pool = *static_cast<Pool*>(context);
+  const size_t threads = std::min(pool.threads, count);
+  Team team{work, argument, count, {0}};
+  if (threads < 2) return Team::member(&team);
+  if (pool.openmp) return pool.openmp(Team::member, &team, threads, 0);
   std::vector<std::thread> others;
-  for (size_t t = 1; t < threads; t++) others.emplace_back(share, t);
-  if (threads) share(0);
+  for (size_t t = 1; t < threads; t++) others.emplace_back(Team::member, &team);
+  Team::member(&team);
   for (std::thread& other : others) other.join();
 }
 
 void* allocate(void*, size_t bytes) { return std::aligned_alloc(64, (bytes + 63) / 64 * 64); }
 void release(void*, void* memory) { std::free(memory); }
+
+uint64_t mixed(uint64_t sum, uint64_t word) {
+  sum ^= word;
+  return (sum << 29 | sum >> 35) * 0x9E3779B185EBCA87u;
+}
+
+uint64_t checksum(const char* data, size_t bytes) {
+  constexpr size_t kLanes = 8;  // at once, as a multiplication takes longer than the next one waits
+  uint64_t lanes[kLanes] = {1, 2, 3, 4, 5, 6, 7, 8}, words[kLanes], sum = bytes;
+  for (; bytes >= sizeof(words); data += sizeof(words), bytes -= sizeof(words)) {
+    std::memcpy(words, data, sizeof(words));
+    for (size_t i = 0; i < kLanes; i++) lanes[i] = mixed(lanes[i], words[i]);
+  }
+  std::memset(words, 0, sizeof(words));
+  std::memcpy(words, data, bytes);
+  for (size_t i = 0; i < kLanes; i++) sum = mixed(sum, mixed(lanes[i], words[i]));
+  return sum;
+}
+
+constexpr size_t kPiece = 1 << 18;
+
+struct Pieces {
+  const char* data;
+  size_t bytes;
+  std::vector<uint64_t> sums;
+
+  static void sum(void* pieces, size_t i) {
+    Pieces& p = *static_cast<Pieces*>(pieces);
+    p.sums[i] = checksum(p.data + i * kPiece, std::min(kPiece, p.bytes - i * kPiece));
+  }
+};
 
 template <class Body>
 int guarded(char* error, size_t size, Body body) {
@@ -75,15 +130,29 @@ HETCONV_API int hetconv_output_size(const void* layer, int64_t height, int64_t w
   return guarded(error, size, [&] { static_cast<const Layer*>(layer)->output_size(height, width, out, out + 1); });
 }
 
+// openmp: GOMP_parallel, or null.
 HETCONV_API int hetconv_run(const void* layer, const float* x, const float* residual, float* y, int64_t batch,
-                            int64_t height, int64_t width, size_t threads, char* error, size_t size) {
+                            int64_t height, int64_t width, size_t threads, void* openmp, char* error, size_t size) {
   return guarded(error, size, [&] {
-    static_cast<const Layer*>(layer)->run(x, residual, y, batch, height, width, {run_threads, &threads},
+    Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
+    static_cast<const Layer*>(layer)->run(x, residual, y, batch, height, width, {run_threads, &pool},
                                           {allocate, release, nullptr});
   });
 }
 
-// The algorithm that a layer takes for an input, by its number.
+// A number that changes with the content, whoever changed it.
+HETCONV_API uint64_t hetconv_checksum(const void* data, size_t bytes, size_t threads, void* openmp) {
+  Pieces pieces{static_cast<const char*>(data), bytes, std::vector<uint64_t>((bytes + kPiece - 1) / kPiece)};
+  Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
+  run_threads(&pool, Pieces::sum, pieces.sums.size(), &pieces);
+  return checksum(reinterpret_cast<const char*>(pieces.sums.data()), pieces.sums.size() * sizeof(uint64_t));
+}
+
+// The algorithm that a layer takes for an input, by its number; -1 for an input that it refuses.
 HETCONV_API int32_t hetconv_algorithm(const void* layer, int64_t batch, int64_t height, int64_t width) {
-  return static_cast<int32_t>(static_cast<const Layer*>(layer)->algorithm_for(batch, height, width));
+  try {
+    return static_cast<int32_t>(static_cast<const Layer*>(layer)->algorithm_for(batch, height, width));
+  } catch (const std::invalid_argument&) {
+    return -1;
+  }
 }
