@@ -1,6 +1,7 @@
 """Importing is light, lazy and silent, and arrows run down only."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ('onnx', 'onnxruntime', 'onnxscript', 'openvino', 'MNN', 'ncnn', 'matplotlib', 'pydantic', 'typer', 'inference')
 
 
-def python(code):
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+def python(code, **environment):
+    environment = {**os.environ, **environment}
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=environment)
 
 
 def test_ground_floor_pulls_in_no_engine_and_prints_nothing():
@@ -41,3 +43,14 @@ def test_arrows_run_down(package, above):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             assert not above & {name.split('.')[0] for name in names}, f'{path} imports from a floor above'
+
+
+def test_a_layer_runs_silently_where_the_kernel_is_not_built():
+    code = (
+        'import sys, torch, timm_hetconv\n'
+        'x = torch.randn(1, 8, 9, 9).contiguous(memory_format=torch.channels_last)\n'
+        'with torch.no_grad(): timm_hetconv.HetConv2d(8, 8).eval()(x)\n'
+        'print("inference" in sys.modules, hasattr(torch.ops.hetconv, "conv2d_cpu"))'
+    )
+    result = python(code, HETCONV_CPU_LIBRARY='/nowhere')
+    assert (result.stdout, result.stderr) == ('True False\n', '')

@@ -11,6 +11,7 @@ if sys.argv[:1] != ['-m'] or not sys.orig_argv[-len(sys.argv)].endswith(__name__
     from .conv import DWCPWC2d, GWCPWC2d, HetConv2d, PC2d
     from .convert import Conversion, convert
     from .cost import LayerCost, ModelCost, count, own_input_size
+    from .cpu_kernel import set_cpu_kernel, use_cpu_kernel
 
 __all__ = [
     'Conversion',
@@ -24,4 +25,6 @@ __all__ = [
     'count',
     'own_input_size',
     'parse_variant',
+    'set_cpu_kernel',
+    'use_cpu_kernel',
 ]

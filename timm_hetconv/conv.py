@@ -10,6 +10,7 @@ from timm.layers import to_2tuple
 from timm.models import register_notrace_module
 from torch import Tensor
 
+from .cpu_kernel import find_kernel
 from .ops import compose, grouped_kernel, hetconv2d
 
 __all__ = ['DWCPWC2d', 'GWCPWC2d', 'HetConv2d', 'PC2d', 'same_padding']
@@ -142,7 +143,8 @@ class HetConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.jit.is_scripting() and not torch.jit.is_tracing():  # noqa: SIM102  TorchScript compiles the rest
             if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
-                return hetconv2d(
+                operator = find_kernel(self, x) or hetconv2d
+                return operator(
                     x,
                     self.weight,
                     self.weight_kxk,

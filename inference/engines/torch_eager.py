@@ -1,4 +1,4 @@
-"""PyTorch as a user runs it without further ado."""
+"""PyTorch's own operators as a user runs them without further ado."""
 
 import numpy as np
 
@@ -19,8 +19,9 @@ class TorchEager(Engine):
     def activate(self) -> None:
         import torch
 
-        import timm_hetconv  # noqa: F401  the pickled module refers to its classes
+        import timm_hetconv  # the pickled module refers to its classes
 
+        timm_hetconv.set_cpu_kernel(False)  # an engine to compare our kernels with
         torch.set_num_threads(self.threads)
         self._torch = torch
         module = torch.load(self.files.module, map_location='cpu', weights_only=False)  # a file that we wrote
