@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "buffer.h"
 #include "layer.h"
 #include "tile.h"
 

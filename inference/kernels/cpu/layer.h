@@ -62,24 +62,6 @@ struct Weights {
   float low, high;     // clamp
 };
 
-// Memory aligned for vectors, with room behind that may be read.
-class Buffer {
- public:
-  explicit Buffer(size_t floats = 0) : size_(floats) {
-    memory_.reset(new float[floats + 32]());
-    void* p = memory_.get();
-    size_t room = (floats + 32) * sizeof(float);
-    data_ = static_cast<float*>(std::align(64, floats * sizeof(float), p, room));
-  }
-  float* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  std::unique_ptr<float[]> memory_;
-  float* data_;
-  size_t size_;
-};
-
 // Pooling, NHWC. What lies outside the input never is the largest, and counts for the average only with `include_pad`.
 struct PoolShape {
   bool average, include_pad;
