@@ -177,6 +177,9 @@ W1 = np.ones((8, 8), np.float32)
         (dict(part=4, stride=(0, 1)), 'at least 1'),
         (dict(part=4, dilation=(-1, 1)), 'at least 1'),
         (dict(part=4, pads=(-1, 0, 0, 0)), 'negative'),
+        (dict(part=4, stride=(2**30, 1)), 'at most 32768'),
+        (dict(part=4, pads=(0, 0, 0, 2**31 - 1)), 'at most 32768'),
+        (dict(part=4, low=1.0, high=0.0), 'min must be at most max'),
         (dict(part=4, w=W1), "'same' padding"),
         (dict(part=4, stride=(2, 2), algorithm='winograd4'), 'Winograd needs'),
         (dict(part=4, isa='mmx'), 'unknown instruction set mmx'),
@@ -191,6 +194,10 @@ def test_inputs_that_do_not_fit():
     layer = cpu.Layer(W, part=4)
     with pytest.raises(ValueError, match='smaller than the kernel'):
         layer(np.ones((1, 2, 9, 8), np.float32))
+    with pytest.raises(ValueError, match='an input of 0x9 makes no sense'):
+        layer(np.ones((1, 0, 9, 8), np.float32))
+    with pytest.raises(ValueError, match=f'an input of {2**62}x9 makes no sense'):
+        layer.output_size(2**62, 9)
     with pytest.raises(ValueError, match='x has 7 channels, the layer 8'):
         layer(np.ones((1, 9, 9, 7), np.float32))
     with pytest.raises(ValueError, match='residual must be a contiguous float32 array'):

@@ -13,8 +13,17 @@ namespace {
 
 std::string text(int64_t value) { return std::to_string(value); }
 
+// Far above any network, and small enough for every product that the kernels make of these in 32 bits: an offset in a
+// table of taps and pixels, a tap times its dilation, a few hundred times the channels.
+constexpr int32_t kMostChannels = 1 << 22, kMostKernel = 1 << 10, kMostStep = 1 << 15;
+// Of an image's height or width, and of a tensor's elements: in 64 bits.
+constexpr int64_t kMostPixels = int64_t{1} << 40, kMostElements = int64_t{1} << 60;
+
 void check(const LayerShape& s, const Weights& weights) {
   if (s.in_channels < 1 || s.out_channels < 1) refuse("channels must be at least 1");
+  if (s.in_channels > kMostChannels || s.out_channels > kMostChannels) {
+    refuse("channels must be at most " + text(kMostChannels));
+  }
   if (s.part < 1) refuse("part " + text(s.part) + " must be at least 1");
   if (s.in_channels % s.part || s.out_channels % s.part) {
     refuse("part " + text(s.part) + " must divide " + text(s.in_channels) + " input and " + text(s.out_channels) +
@@ -24,10 +33,16 @@ void check(const LayerShape& s, const Weights& weights) {
     if (s.kernel[i] < 1 || s.stride[i] < 1 || s.dilation[i] < 1) {
       refuse("kernel, stride and dilation must be at least 1");
     }
+    if (s.kernel[i] > kMostKernel) refuse("kernel must be at most " + text(kMostKernel));
+    if (s.stride[i] > kMostStep || s.dilation[i] > kMostStep) {
+      refuse("stride and dilation must be at most " + text(kMostStep));
+    }
   }
   for (int pad : s.pads) {
     if (pad < 0) refuse("pads must not be negative");
+    if (pad > kMostStep) refuse("pads must be at most " + text(kMostStep));
   }
+  if (!(weights.low <= weights.high)) refuse("min must be at most max");
   if (!weights.w) return;
   for (int i = 0; i < 2; i++) {
     const int same = s.dilation[i] * (s.kernel[i] / 2);
@@ -35,6 +50,18 @@ void check(const LayerShape& s, const Weights& weights) {
       refuse("HetConv needs an odd kernel and 'same' padding");
     }
   }
+}
+
+void check_size(int64_t height, int64_t width) {
+  for (int64_t size : {height, width}) {
+    if (size < 1 || size > kMostPixels) refuse("an input of " + text(height) + "x" + text(width) + " makes no sense");
+  }
+}
+
+void check_elements(int64_t batch, int64_t height, int64_t width, int64_t channels) {
+  if (double(batch) * double(height) * double(width) * double(channels) <= double(kMostElements)) return;
+  refuse("a tensor of " + text(batch) + "x" + text(height) + "x" + text(width) + "x" + text(channels) +
+         " is too large");
 }
 
 }  // namespace
@@ -61,6 +88,7 @@ const Packed& Layer::packed(Algorithm algorithm) const {
 }
 
 void Layer::output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const {
+  check_size(height, width);
   const int64_t in[2] = {height, width};
   int64_t out[2];
   for (int i = 0; i < 2; i++) {
@@ -87,11 +115,10 @@ double Layer::cost(Algorithm algorithm, const Run& run) const {
   }
   const int out = algorithm == Algorithm::kWinograd4 ? 4 : 2, points = (out + 2) * (out + 2);
   const double tiles = double(run.batch) * ((run.out_height + out - 1) / out) * ((run.out_width + out - 1) / out);
-  // A group narrower than a vector is multiplied as if it filled one.
-  const double fill = std::max(1.0, isa_->width / (n / shape_.part));
-  const double transforms = tiles * (out == 4 ? 260 * shape_.in_channels + 150 * n : 90 * shape_.in_channels + 60 * n);
-  const double weights = points * m * n * fill + pointwise * n;
-  return std::max(tiles * points * m * n * fill + 1.1 * pointwise * n * pixels + transforms, kFetch * weights);
+  const double lanes = n / shape_.part < isa_->width ? 1.6 : 1.0;
+  const double transforms = tiles * (out == 4 ? 160 * shape_.in_channels + 100 * n : 60 * shape_.in_channels + 40 * n);
+  const double weights = points * m * n + pointwise * n;
+  return std::max(tiles * points * m * n * lanes + 1.1 * pointwise * n * pixels + transforms, kFetch * weights);
 }
 
 Algorithm Layer::algorithm_for(int64_t batch, int64_t height, int64_t width) const {
@@ -140,9 +167,11 @@ void work(void* argument, size_t worker) {
 
 void Layer::run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,
                 const Parallel& parallel, const Scratch& scratch) const {
-  if (batch < 0 || height < 1 || width < 1) refuse("the input has a size below 1");
+  if (batch < 0) refuse("the batch is negative");
   Run run{x, residual, y, batch, height, width, 0, 0};
   output_size(height, width, &run.out_height, &run.out_width);
+  check_elements(batch, height, width, shape_.in_channels);
+  check_elements(batch, run.out_height, run.out_width, shape_.out_channels);
   if (!batch) return;
   const Packed& chosen = packed(algorithm_for(batch, height, width));
   Work w{&chosen, &run, &scratch, chosen.scratch_bytes(run), chosen.items(run), 0, {false}};
@@ -161,11 +190,12 @@ void check_pool(const PoolShape& s) {
 }
 
 void pool_output_size(const PoolShape& s, int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) {
+  check_size(height, width);
   const int64_t in[2] = {height, width};
   int64_t out[2];
   for (int i = 0; i < 2; i++) {
     const int64_t padded = in[i] + s.pads[i] + s.pads[i + 2];
-    if (in[i] < 1 || padded < s.kernel[i]) {
+    if (padded < s.kernel[i]) {
       refuse("an input of " + text(height) + "x" + text(width) + " is smaller than the kernel");
     }
     out[i] = (padded - s.kernel[i]) / s.stride[i] + 1;

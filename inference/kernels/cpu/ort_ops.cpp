@@ -91,7 +91,21 @@ float read(const ort::KernelInfo* info, const char* name, float otherwise) {
   float value = otherwise;
   if (ort::Status* status = api.attribute(info, name, &value)) {
     api.release(status);
+    // ONNX Runtime does not say whether it is missing or of another type, which must not pass for missing.
+    int64_t integer = 0;
+    status = api.attribute(info, name, &integer);
+    if (!status) refuse(std::string(name) + " must be a float");
+    api.release(status);
     return otherwise;
+  }
+  return value;
+}
+
+int64_t read(const ort::KernelInfo* info, const char* name) {
+  int64_t value = 0;
+  if (ort::Status* status = api.attribute(info, name, &value)) {
+    api.release(status);
+    refuse(std::string(name) + " must be an int");
   }
   return value;
 }
@@ -125,9 +139,9 @@ class ConvKernel {
     if (hetconv) weights.w = constant(info, 1, "W", &w);
     weights.w_kxk = constant(info, hetconv ? 2 : 1, kernel_name, &w_kxk);
     weights.bias = constant(info, hetconv ? 3 : 2, "B", &bias);
-    int64_t part = 0;
-    check(api.attribute(info, hetconv ? "part" : "group", &part));
-    s.part = narrow(part, hetconv ? "part" : "group");
+    const char* part_name = hetconv ? "part" : "group";
+    s.part = narrow(read(info, part_name), part_name);
+    if (s.part < 1) refuse(std::string(part_name) + " must be at least 1");
     read(info, "kernel_shape", s.kernel);
     read(info, "strides", s.stride);
     read(info, "dilations", s.dilation);
@@ -138,7 +152,7 @@ class ConvKernel {
       refuse(std::string(kernel_name) + " must be (N, M/groups) of kernel_shape");
     }
     s.out_channels = narrow(w_kxk[0], "N");
-    s.in_channels = narrow(w_kxk[1] * s.part, "M");
+    s.in_channels = narrow(int64_t{narrow(w_kxk[1], "M/groups")} * s.part, "M");
     if (bias != std::vector<int64_t>{w_kxk[0]}) refuse("B must be (N)");
     if (hetconv && w != std::vector<int64_t>{w_kxk[0], s.in_channels, 1, 1}) refuse("W must be (N, M, 1, 1)");
     const Isa& isa = options.isa.empty() ? best_isa() : find_isa(options.isa.c_str());
@@ -192,9 +206,7 @@ class PoolKernel {
  public:
   PoolKernel(const ort::KernelInfo* info, bool average, const Options& options) {
     s_.average = average;
-    int64_t include_pad = 0;
-    if (average) check(api.attribute(info, "count_include_pad", &include_pad));
-    s_.include_pad = include_pad != 0;
+    s_.include_pad = average && read(info, "count_include_pad") != 0;
     read(info, "kernel_shape", s_.kernel);
     read(info, "strides", s_.stride);
     read(info, "pads", s_.pads);
@@ -211,6 +223,7 @@ class PoolKernel {
     pool_output_size(s_, shape[1], shape[2], &out[1], &out[2]);
     ort::Value* y = nullptr;
     check(api.output(context, 0, out, 4, &y));
+    if (!out[0] || !out[3]) return;  // nothing to do, however many rows there are of it
     PoolRun run{data_of(x), data_of(y), shape[1], shape[2], shape[3], out[1], out[2], &s_, isa_};
     check(api.parallel_for(context, PoolRun::row, static_cast<size_t>(out[0] * out[1]), 0, &run));
   }
@@ -287,7 +300,9 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
                                                                                  const ort::ApiBase* base) {
   const void* const* table = base->get_api(ort::kApiVersion);
   if (!table) return nullptr;  // older than the floor: the session then says that it knows no such op
-  api = ort::Api(table);
+  // Once: a session of another thread may be running.
+  static std::once_flag once;
+  std::call_once(once, [&] { api = ort::Api(table); });
   return guarded([&] {
     static std::mutex mutex;
     static std::map<Options, std::unique_ptr<Ops>> known;
