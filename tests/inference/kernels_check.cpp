@@ -3,39 +3,15 @@
 //   hetconv_check CASES SEED      random layers on every instruction set; exit code 1 at the first wrong result
 //
 // Also runs one layer from several threads at once, each call with threads of its own.
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
 #include <string>
-#include <thread>
-#include <vector>
 
-#include "layer.h"
+#include "kernels_oracle.h"
 
 using namespace hetconv;
 
 namespace {
 
-using Floats = std::vector<float>;
-
-struct Case {
-  LayerShape s;
-  bool hetconv;
-  float low, high;
-  int64_t batch, height, width;
-};
-
-std::mt19937 generator;
-
 int pick(std::initializer_list<int> values) { return values.begin()[generator() % values.size()]; }
-
-Floats normal(size_t n) {
-  std::normal_distribution<float> distribution;
-  Floats values(n);
-  for (float& value : values) value = distribution(generator);
-  return values;
-}
 
 Case make_case() {
   Case c{};
@@ -54,96 +30,6 @@ Case make_case() {
   c.batch = pick({1, 2, 3});
   c.height = std::max(pick({1, 4, 7, 10, 13}), reach), c.width = std::max(pick({1, 5, 8, 11, 14}), reach);
   return c;
-}
-
-// One output, in double, by the definition.
-double expected(const Case& c, const Floats& x, const Floats& w, const Floats& w_kxk, const Floats& bias,
-                const Floats& residual, int64_t b, int64_t oy, int64_t ox, int n, size_t index) {
-  const LayerShape& s = c.s;
-  const int m = s.in_channels / s.part, group = n / (s.out_channels / s.part);
-  double sum = bias[n] + double(residual[index]);
-  for (int ky = 0; ky < s.kernel[0]; ky++) {
-    for (int kx = 0; kx < s.kernel[1]; kx++) {
-      const int64_t y = oy * s.stride[0] - s.pads[0] + ky * s.dilation[0];
-      const int64_t xx = ox * s.stride[1] - s.pads[1] + kx * s.dilation[1];
-      if (y < 0 || y >= c.height || xx < 0 || xx >= c.width) continue;
-      const float* pixel = &x[((b * c.height + y) * c.width + xx) * s.in_channels];
-      for (int i = 0; i < m; i++) {
-        sum += double(pixel[group * m + i]) * w_kxk[((size_t(n) * m + i) * s.kernel[0] + ky) * s.kernel[1] + kx];
-      }
-      if (c.hetconv && ky == s.kernel[0] / 2 && kx == s.kernel[1] / 2) {
-        for (int i = 0; i < s.in_channels; i++) sum += double(pixel[i]) * w[size_t(n) * s.in_channels + i];
-      }
-    }
-  }
-  return std::min<double>(std::max<double>(sum, c.low), c.high);
-}
-
-void run_threads(void* context, void (*work)(void*, size_t), size_t count, void* argument) {
-  const size_t threads = *static_cast<size_t*>(context);
-  std::vector<std::thread> pool;
-  for (size_t t = 0; t < threads; t++) {
-    pool.emplace_back([=] {
-      for (size_t i = t; i < count; i += threads) work(argument, i);
-    });
-  }
-  for (std::thread& thread : pool) thread.join();
-}
-
-void* allocate(void*, size_t bytes) { return std::malloc(bytes); }
-void release(void*, void* memory) { std::free(memory); }
-
-bool check_case(const Case& c) {
-  const LayerShape& s = c.s;
-  const int m = s.in_channels / s.part;
-  const Floats w = normal(c.hetconv ? size_t(s.out_channels) * s.in_channels : 0);
-  const Floats w_kxk = normal(size_t(s.out_channels) * m * s.kernel[0] * s.kernel[1]), bias = normal(s.out_channels);
-  const Weights weights{c.hetconv ? w.data() : nullptr, w_kxk.data(), bias.data(), c.low, c.high};
-  const Floats x = normal(c.batch * c.height * c.width * s.in_channels);
-  Layer shape_of(s, weights, Algorithm::kDirect, best_isa());
-  int64_t out_height, out_width;
-  shape_of.output_size(c.height, c.width, &out_height, &out_width);
-  const Floats residual = normal(c.batch * out_height * out_width * s.out_channels);
-  std::vector<double> wanted(residual.size());
-  double largest = 1e-3;
-  size_t index = 0;
-  for (int64_t b = 0; b < c.batch; b++) {
-    for (int64_t oy = 0; oy < out_height; oy++) {
-      for (int64_t ox = 0; ox < out_width; ox++) {
-        for (int n = 0; n < s.out_channels; n++, index++) {
-          wanted[index] = expected(c, x, w, w_kxk, bias, residual, b, oy, ox, n, index);
-          largest = std::max(largest, std::abs(wanted[index]));
-        }
-      }
-    }
-  }
-  for (const Isa* isa : all_isas()) {
-    if (!isa->available()) continue;
-    for (Algorithm algorithm : {Algorithm::kDirect, Algorithm::kWinograd4, Algorithm::kWinograd2}) {
-      const bool winograd = algorithm != Algorithm::kDirect;
-      if (winograd && (s.kernel[0] != 3 || s.stride[0] != 1 || s.dilation[0] != 1)) continue;
-      Layer layer(s, weights, algorithm, *isa);
-      auto call = [&](Floats* y, size_t threads) {
-        layer.run(x.data(), residual.data(), y->data(), c.batch, c.height, c.width, {run_threads, &threads},
-                  {allocate, release, nullptr});
-      };
-      Floats y(residual.size(), NAN), again(y), twice(y);
-      std::thread other([&] { call(&again, 2); });
-      call(&y, 1);
-      other.join();
-      call(&twice, 3);
-      for (size_t i = 0; i < y.size(); i++) {
-        const double error = std::abs(y[i] - wanted[i]) / largest;
-        if (!(error < 1e-4) || y[i] != again[i] || y[i] != twice[i]) {
-          std::printf("%s algorithm %d: M %d N %d P %d K %d stride %d dilation %d size %ldx%ld: %g instead of %g\n",
-                      isa->name, int(algorithm), s.in_channels, s.out_channels, s.part, s.kernel[0], s.stride[0],
-                      s.dilation[0], long(c.height), long(c.width), y[i], wanted[i]);
-          return false;
-        }
-      }
-    }
-  }
-  return true;
 }
 
 }  // namespace

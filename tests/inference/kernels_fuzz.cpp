@@ -1,0 +1,290 @@
+// Layers, pools and nodes of a file, made from bytes: what is refused is refused in words, what is taken computes what
+// the oracle says. Most bytes make small sizes that fit together, some make absurd ones.
+//
+// With libFuzzer the bytes come from there (HETCONV_LIBFUZZER); else
+//
+//   hetconv_fuzz COUNT SEED   random bytes
+//   hetconv_fuzz FILE...      those of a finding
+#include <climits>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <string>
+
+#include "fake_ort.h"
+#include "kernels_oracle.h"
+
+using namespace hetconv;
+
+namespace {
+
+class Bytes {
+ public:
+  Bytes(const uint8_t* data, size_t size) : data_(data), end_(data + size) {}
+
+  uint8_t byte() { return data_ < end_ ? *data_++ : 0; }
+  bool one_in(int n) { return byte() % n == n - 1; }
+  // One of [low, high], or now and then any number at all.
+  int64_t number(int low, int high) {
+    const uint8_t b = byte();
+    return b < 252 ? low + b % (high - low + 1) : absurd();
+  }
+  int64_t absurd() {
+    static constexpr int64_t kEdges[] = {
+        0,       -1,      1 << 10,   (1 << 15) + 1, 1 << 16,   1 << 22,   1 << 24,   1 << 30,
+        INT_MAX, INT_MIN, 1ll << 32, 1ll << 40,     1ll << 62, INT64_MAX, INT64_MIN,
+    };
+    const uint8_t b = byte();
+    if (b < 192) return kEdges[b % std::size(kEdges)];
+    uint64_t value = 0;
+    for (int i = 0; i < 8; i++) value = value << 8 | byte();
+    return static_cast<int64_t>(value >> (b % 64));
+  }
+
+ private:
+  const uint8_t *data_, *end_;
+};
+
+uint64_t seed;  // of the bytes, where they are random
+
+void print_seed() { std::fprintf(stderr, "hetconv_fuzz 1 %llu\n", static_cast<unsigned long long>(seed)); }
+
+[[noreturn]] void wrong(const char* what) {
+  std::fprintf(stderr, "%s\n", what);
+  print_seed();
+  std::abort();
+}
+
+int32_t narrow(int64_t value) {
+  return static_cast<int32_t>(std::max<int64_t>(INT_MIN, std::min<int64_t>(INT_MAX, value)));
+}
+
+// What fits together unless a number is absurd.
+Case make_case(Bytes& bytes) {
+  Case c{};
+  const int64_t part = bytes.number(1, 8);
+  c.s.part = narrow(part);
+  c.s.in_channels = narrow(int64_t{narrow(bytes.number(1, 12))} * c.s.part);
+  c.s.out_channels = narrow(int64_t{narrow(bytes.number(1, 20))} * c.s.part);
+  c.hetconv = bytes.one_in(2);
+  const bool winograd = bytes.one_in(2);
+  for (int i = 0; i < 2; i++) {
+    c.s.kernel[i] = winograd ? 3 : narrow(c.hetconv ? narrow(bytes.number(0, 2)) * int64_t{2} + 1 : bytes.number(1, 5));
+    c.s.stride[i] = winograd ? 1 : narrow(bytes.number(1, 3));
+    c.s.dilation[i] = winograd ? 1 : narrow(bytes.number(1, 3));
+  }
+  for (int i = 0; i < 4; i++) {
+    const int64_t same = int64_t{c.s.dilation[i % 2]} * (c.s.kernel[i % 2] / 2);
+    c.s.pads[i] = narrow(c.hetconv && !bytes.one_in(16) ? same : bytes.number(0, 4));
+  }
+  c.low = bytes.one_in(2) ? 0.0f : -INFINITY, c.high = bytes.one_in(2) ? 6.0f : INFINITY;
+  if (bytes.one_in(32)) c.high = bytes.one_in(2) ? -1.0f : NAN;
+  c.batch = bytes.number(0, 3), c.height = bytes.number(1, 14), c.width = bytes.number(1, 14);
+  return c;
+}
+
+bool small(std::initializer_list<int64_t> sizes, double most) {
+  double product = 1;
+  for (int64_t size : sizes) product *= double(size);
+  return product <= most;
+}
+
+void fuzz_layer(Bytes& bytes) {
+  const Case c = make_case(bytes);
+  const LayerShape& s = c.s;
+  static const float kSomewhere = 0;  // weights are read when a layer first runs
+  const Weights weights{c.hetconv ? &kSomewhere : nullptr, &kSomewhere, nullptr, c.low, c.high};
+  int64_t out_height = 0, out_width = 0;
+  try {
+    for (Algorithm algorithm : {Algorithm::kAuto, can_winograd(s) ? Algorithm::kWinograd4 : Algorithm::kDirect}) {
+      const Layer layer(s, weights, algorithm, best_isa());
+      layer.output_size(c.height, c.width, &out_height, &out_width);
+      if (out_height < 1 || out_width < 1) wrong("an output without pixels");
+      layer.algorithm_for(c.batch, c.height, c.width);
+      const bool fits = c.batch >= 0 && small({c.batch, c.height, c.width, s.in_channels}, 0x1p60) &&
+                        small({c.batch, out_height, out_width, s.out_channels}, 0x1p60);
+      if (c.batch > 0 && fits) continue;
+      // Must neither read nor write anything.
+      layer.run(nullptr, nullptr, nullptr, c.batch, c.height, c.width, {}, {});
+      if (c.batch) wrong("sizes that overflow were taken");
+    }
+  } catch (const std::invalid_argument& error) {
+    if (!*error.what()) wrong("a refusal without words");
+    return;
+  }
+  const int64_t taps = int64_t{s.kernel[0]} * s.kernel[1];
+  if (!c.batch || !small({c.batch, c.height, c.width, s.in_channels}, 1e5) ||
+      !small({s.out_channels, s.in_channels, taps}, 1e5) ||
+      !small({c.batch, out_height, out_width, s.out_channels, s.in_channels / s.part * taps + s.in_channels}, 1e6)) {
+    return;
+  }
+  if (!check_case(c)) wrong("not what the oracle says");
+}
+
+void fuzz_pool(Bytes& bytes) {
+  PoolShape s{};
+  s.average = bytes.one_in(2), s.include_pad = bytes.one_in(2);
+  for (int i = 0; i < 2; i++) s.kernel[i] = narrow(bytes.number(1, 4)), s.stride[i] = narrow(bytes.number(1, 4));
+  for (int32_t& pad : s.pads) pad = narrow(bytes.number(0, 3));
+  const int64_t batch = 1 + bytes.byte() % 2, height = bytes.number(1, 12), width = bytes.number(1, 12);
+  const int64_t channels = 1 + bytes.byte() % 40;
+  int64_t out_height = 0, out_width = 0;
+  try {
+    check_pool(s);
+    pool_output_size(s, height, width, &out_height, &out_width);
+  } catch (const std::invalid_argument& error) {
+    if (!*error.what()) wrong("a refusal without words");
+    return;
+  }
+  if (out_height < 1 || out_width < 1) wrong("an output without pixels");
+  if (!small({batch, height, width, channels}, 1e5) ||
+      !small({batch, out_height, out_width, channels, s.kernel[0], s.kernel[1]}, 1e6)) {
+    return;
+  }
+  const Floats x = normal(batch * height * width * channels);
+  for (const Isa* isa : all_isas()) {
+    if (!isa->available()) continue;
+    Floats y(batch * out_height * out_width * channels, NAN);
+    PoolRun run{x.data(), y.data(), height, width, channels, out_height, out_width, &s, isa};
+    for (int64_t i = 0; i < batch * out_height; i++) PoolRun::row(&run, i);
+    for (size_t i = 0; i < y.size(); i++) {
+      const int64_t c = i % channels, ox = i / channels % out_width, oy = i / channels / out_width % out_height;
+      const float* image = &x[i / (channels * out_width * out_height) * height * width * channels];
+      double sum = 0, most = -INFINITY;
+      int count = 0;
+      for (int64_t ky = 0; ky < s.kernel[0]; ky++) {
+        for (int64_t kx = 0; kx < s.kernel[1]; kx++) {
+          const int64_t iy = oy * s.stride[0] - s.pads[0] + ky, ix = ox * s.stride[1] - s.pads[1] + kx;
+          if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
+          const double value = image[(iy * width + ix) * channels + c];
+          sum += value, most = std::max(most, value), count++;
+        }
+      }
+      const double wanted = s.average ? sum / (s.include_pad ? s.kernel[0] * s.kernel[1] : count) : most;
+      if (!(std::abs(y[i] - wanted) <= 1e-5)) wrong("not what the oracle of the pool says");
+    }
+  }
+}
+
+// A tensor has its elements: of a shape that asks for more than a few, one without any.
+ort::Value tensor(Bytes& bytes, std::vector<int64_t> shape) {
+  if (bytes.one_in(24)) shape.resize(bytes.byte() % 7, 1);
+  for (int64_t& size : shape) {
+    if (bytes.one_in(24)) size = std::max<int64_t>(0, bytes.number(0, 9));
+  }
+  double elements = 1;
+  for (int64_t size : shape) elements *= double(std::max<int64_t>(0, size));
+  if (elements > 1e5) {
+    shape[bytes.byte() % shape.size()] = 0;
+    elements = 0;
+  }
+  for (int64_t& size : shape) size = std::max<int64_t>(0, size);
+  return {shape, normal(static_cast<size_t>(elements))};
+}
+
+// A node as it may stand in a tampered file, and inputs as a caller may give them.
+void fuzz_node(Bytes& bytes) {
+  static const std::vector<const ort::CustomOp*> ops = [] {
+    std::vector<const ort::CustomOp*> all;
+    if (!fake::ops({}, &all).empty()) wrong("the ops were not registered");
+    return all;
+  }();
+  const int op = bytes.byte() % 4;
+  Case c = make_case(bytes);
+  const LayerShape& s = c.s;
+  c.hetconv = op == 0;
+  const int64_t m = s.in_channels, n = s.out_channels, group = s.part ? m / s.part : 0;
+  const ort::Value w = tensor(bytes, {n, m, 1, 1}), w_kxk = tensor(bytes, {n, group, s.kernel[0], s.kernel[1]});
+  const ort::Value bias = tensor(bytes, {n}), x = tensor(bytes, {c.batch, c.height, c.width, m});
+  ort::KernelInfo info;
+  info.lists = {{"kernel_shape", {s.kernel[0], s.kernel[1]}},
+                {"strides", {s.stride[0], s.stride[1]}},
+                {"dilations", {s.dilation[0], s.dilation[1]}},
+                {"pads", {s.pads[0], s.pads[1], s.pads[2], s.pads[3]}}};
+  info.integers = {{"part", s.part}, {"group", s.part}, {"count_include_pad", bytes.byte() % 3}};
+  info.floats = {{"min", c.low}, {"max", c.high}};
+  for (const char* name : {"kernel_shape", "strides", "dilations", "pads"}) {
+    if (bytes.one_in(24)) info.lists[name].resize(bytes.byte() % 7, 1);
+    for (int64_t& value : info.lists[name]) {
+      if (bytes.one_in(48)) value = bytes.absurd();
+    }
+    if (bytes.one_in(32)) info.lists.erase(name);
+  }
+  for (const char* name : {"part", "group", "count_include_pad"}) {
+    if (bytes.one_in(32)) info.integers[name] = bytes.absurd();
+    if (bytes.one_in(32)) info.integers.erase(name);
+  }
+  for (const char* name : {"min", "max"}) {
+    if (bytes.one_in(8)) info.floats.erase(name);
+    if (bytes.one_in(32)) info.integers[name] = 0;
+  }
+  info.constants = {nullptr, &w, &w_kxk, &bias};
+  if (!c.hetconv) info.constants = {nullptr, &w_kxk, &bias};
+  if (bytes.one_in(24)) info.constants[bytes.byte() % info.constants.size()] = nullptr;
+  {
+    const fake::Kernel kernel(ops[op], info);
+    if (!kernel.error.empty()) return;
+    std::vector<const ort::Value*> inputs = {&x, &w, &w_kxk, &bias};
+    if (op == 1) inputs = {&x, &w_kxk, &bias};
+    if (op > 1) inputs = {&x};
+    std::string why;
+    const ort::Value y = kernel.run(inputs, 1 + bytes.byte() % 3, &why);
+    if (why.empty()) {
+      for (float value : y.data) {
+        if (std::isnan(value)) wrong("an output that nobody wrote");
+      }
+      if (op < 2) {  // its own output as the sum to add, or something else
+        const ort::Value z = bytes.one_in(4) ? tensor(bytes, y.shape) : y;
+        inputs.push_back(bytes.one_in(8) ? nullptr : &z);
+        kernel.run(inputs, 1, &why);
+      }
+    }
+  }
+  if (fake::live) wrong("memory was not given back");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  Bytes bytes(data, size);
+  generator.seed(1);
+  switch (bytes.byte() % 4) {
+    case 0:
+      fuzz_pool(bytes);
+      break;
+    case 1:
+      fuzz_layer(bytes);
+      break;
+    default:
+      fuzz_node(bytes);
+  }
+  return 0;
+}
+
+#ifndef HETCONV_LIBFUZZER
+extern "C" __attribute__((weak)) void __sanitizer_set_death_callback(void (*callback)());
+
+int main(int argc, char** argv) {
+  if (argc == 3 && std::strspn(argv[1], "0123456789") == std::strlen(argv[1])) {
+    if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(print_seed);
+    const int count = std::atoi(argv[1]);
+    for (int i = 0; i < count; i++) {
+      seed = std::strtoull(argv[2], nullptr, 10) + i;  // one for each, so that a finding is made again by itself
+      std::mt19937_64 random(seed);
+      uint8_t bytes[160];
+      for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random() >> 32);
+      LLVMFuzzerTestOneInput(bytes, sizeof(bytes));
+    }
+    std::printf("%d inputs right\n", count);
+    return 0;
+  }
+  for (int i = 1; i < argc; i++) {
+    std::ifstream file(argv[i], std::ios::binary);
+    const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  }
+  return 0;
+}
+#endif
