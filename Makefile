@@ -12,7 +12,7 @@ MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8
 PYTEST_ARGS ?=
 # What an editable install has to be made again for.
 SOURCES = pyproject.toml inference/kernels/cpu/CMakeLists.txt $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp)
-CXX_FILES := $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp tests/inference/*.cpp)
+CXX_FILES := $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp tests/inference/*.h tests/inference/*.cpp)
 # What fails most comes first.
 TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/test_docs.py
 
