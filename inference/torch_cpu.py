@@ -82,7 +82,7 @@ def _packed(weight: Tensor, weight_kxk: Tensor, bias: Tensor | None, *geometry: 
     )
     name = id(weight)
     entry = _layers.get(name)
-    if entry is not None and entry.weight() is weight and entry.key == key:
+    if entry is not None and entry.key == key:
         return entry.layer
 
     def forget(reference: weakref.ref) -> None:

@@ -249,12 +249,23 @@ OWN = {
     'functional_call': lambda layer, x: torch.func.functional_call(
         layer, dict(layer.named_buffers()) | twice(layer), x
     ),
+    'a subclass of Tensor': lambda layer, x: layer(x.as_subclass(Marked)),
+    'forward AD': lambda layer, x: dual_numbers(layer, x),
     'vmap': lambda layer, x: torch.func.vmap(layer)(x[:, None]),
     'traced': lambda layer, x: torch.jit.trace(layer, x, check_trace=False)(x),
     'scripted': lambda layer, x: torch.jit.script(layer)(x),
     'compiled': lambda layer, x: torch.compile(layer, fullgraph=True, backend='aot_eager')(x),
     'make_fx': lambda layer, x: torch.fx.experimental.proxy_tensor.make_fx(layer)(x),
 }
+
+
+class Marked(torch.Tensor):
+    pass
+
+
+def dual_numbers(layer, x):
+    with torch.autograd.forward_ad.dual_level():
+        layer(torch.autograd.forward_ad.make_dual(x, x))
 
 
 def twice(layer):
@@ -300,10 +311,12 @@ def test_operator_takes_any_layout(layer, x):
     from inference.torch_cpu import conv2d
 
     x, weight, weight_kxk, bias, *geometry = arguments(layer, x)
-    expected = hetconv2d(x, weight, weight_kxk, bias, *geometry)
     strided = [t.repeat_interleave(2, 1)[:, ::2] for t in (x, weight, weight_kxk)]
-    assert_equal(conv2d(*strided, bias.repeat_interleave(2)[::2], *geometry), expected)
-    assert_equal(conv2d(x.contiguous(), weight, weight_kxk, bias, *geometry), expected)
+    for _ in range(2):
+        expected = hetconv2d(*strided, bias, *geometry)
+        assert_equal(conv2d(*strided, bias.repeat_interleave(2)[::2], *geometry), expected)
+        assert_equal(conv2d(strided[0].contiguous(), *strided[1:], bias, *geometry), expected)
+        strided[1][-1, -1] += 1  # is seen as well
 
 
 def test_operator_refuses_what_it_cannot(layer, x):
