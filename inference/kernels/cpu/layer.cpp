@@ -115,11 +115,10 @@ double Layer::cost(Algorithm algorithm, const Run& run) const {
   }
   const int out = algorithm == Algorithm::kWinograd4 ? 4 : 2, points = (out + 2) * (out + 2);
   const double tiles = double(run.batch) * ((run.out_height + out - 1) / out) * ((run.out_width + out - 1) / out);
-  // A group narrower than a vector is multiplied as if it filled one.
-  const double fill = std::max(1.0, isa_->width / (n / shape_.part));
-  const double transforms = tiles * (out == 4 ? 260 * shape_.in_channels + 150 * n : 90 * shape_.in_channels + 60 * n);
-  const double weights = points * m * n * fill + pointwise * n;
-  return std::max(tiles * points * m * n * fill + 1.1 * pointwise * n * pixels + transforms, kFetch * weights);
+  const double lanes = n / shape_.part < isa_->width ? 1.6 : 1.0;
+  const double transforms = tiles * (out == 4 ? 160 * shape_.in_channels + 100 * n : 60 * shape_.in_channels + 40 * n);
+  const double weights = points * m * n + pointwise * n;
+  return std::max(tiles * points * m * n * lanes + 1.1 * pointwise * n * pixels + transforms, kFetch * weights);
 }
 
 Algorithm Layer::algorithm_for(int64_t batch, int64_t height, int64_t width) const {
