@@ -133,13 +133,22 @@ def build(
     output: Annotated[Path, typer.Option('--output', '-o', help='File to write.', show_default=False)],
     engine: Annotated[str, typer.Option(help="ort-cpu: ONNX Runtime with this project's CPU kernels.")] = 'ort-cpu',
     checkpoint: Checkpoint = None,
+    tune: Annotated[
+        bool, typer.Option(help="Choose each layer's algorithm by measuring here, not by the cost model.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help='Threads to measure with.')] = 1,
 ) -> None:
     """Build what an engine loads, and compare it with the exported model."""
     from .build import build as build_model
     from .export import form_of, save_model
+    from .show import bar
 
     require_parent(output, '.onnx')
-    proto, error = build_model(model, engine, checkpoint)
+    if tune:
+        with bar() as report:
+            proto, error = build_model(model, engine, checkpoint, threads, report)
+    else:
+        proto, error = build_model(model, engine, checkpoint)
     save_model(proto, output)
     size = f'{output.stat().st_size / 1e6:.1f} MB'
     print(f'{output}: {model} for {engine}, {size}, {form_of(proto)}, within {error:.0e} of the exported model')

@@ -153,7 +153,12 @@ def form_of(proto: 'onnx.ModelProto') -> str:
     nodes = [node.op_type for node in proto.graph.node if node.domain == DOMAIN]
     kernels = [node.op_type for node in proto.graph.node if node.domain == NHWC_DOMAIN]
     if kernels:
-        return f'ort-cpu form, {kernels.count("HetConv2d")} HetConv2d of {len(kernels)} nodes on our kernels'
+        tuned = [json.loads(entry.value) for entry in proto.metadata_props if entry.key == 'tuned']
+        words = ''.join(
+            f', tuned for {t["threads"]} thread{"s" * (t["threads"] > 1)} of {t["isa"]}: {len(t["layers"])} changed'
+            for t in tuned
+        )
+        return f'ort-cpu form, {kernels.count("HetConv2d")} HetConv2d of {len(kernels)} nodes on our kernels{words}'
     return f'hetconv form, {len(nodes)} HetConv2d nodes' if nodes else 'standard operators only'
 
 

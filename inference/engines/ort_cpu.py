@@ -11,14 +11,15 @@ from .base import Engine
 __all__ = ['OrtCpu', 'make_session']
 
 
-def make_session(model: 'Path | bytes', threads: int = 0, **config: str) -> Any:
+def make_session(model: 'Path | bytes', threads: int = 0, profile: Path | None = None, **config: str) -> Any:
     """An `onnxruntime.InferenceSession` for a model of `hetconv build --engine ort-cpu`.
 
     Args:
         model: The file, or its bytes.
         threads: Threads inside an operator; 0 for ONNX Runtime's default.
-        config: Session options of the kernels: `winograd='0'` forbids Winograd's algorithm, `isa='avx2'` forces an
-            instruction set.
+        profile: Beginning of the name of a file for ONNX Runtime's profiler, or None.
+        config: Session options of the kernels: `algorithm='direct'` forbids Winograd's algorithm, `isa='avx2'` forces
+            an instruction set.
 
     Raises:
         UserError: The kernels are not built.
@@ -30,6 +31,8 @@ def make_session(model: 'Path | bytes', threads: int = 0, **config: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     for key, value in config.items():
         options.add_session_config_entry(f'hetconv.{key}', value)
     options.register_custom_ops_library(str(library()))

@@ -60,7 +60,7 @@ int unguarded = 0;  // what `race` counts in
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 1;
   const bool race = argc > 2;
-  const std::map<std::string, std::string> configs[] = {{}, {{"hetconv.winograd", "0"}}};
+  const std::map<std::string, std::string> configs[] = {{}, {{"hetconv.algorithm", "direct"}}};
   const Weights4 weights;
   std::vector<ort::Value> inputs;
   for (int64_t size : kSizes)

@@ -147,7 +147,7 @@ def test_winograd_can_be_forbidden():
     x = torch.randn(1, 3, 32, 32)
     with_it, without, wrong = (
         make_session(lowered, 1, **config).run(None, {'input': x.numpy()})[0]
-        for config in ({}, {'winograd': '0'}, {'isa': cpu.instruction_sets()[-1]})
+        for config in ({}, {'algorithm': 'direct'}, {'isa': cpu.instruction_sets()[-1]})
     )
     with torch.no_grad():
         expected = model.double()(x.double()).numpy()
@@ -158,10 +158,10 @@ def test_winograd_can_be_forbidden():
     assert not np.array_equal(with_it, without)
 
 
-@pytest.mark.parametrize('config', [{'winograd': 'no'}, {'isa': 'mmx'}])
+@pytest.mark.parametrize('config', [{'algorithm': 'no'}, {'isa': 'mmx'}])
 def test_options_that_make_no_sense(config):
     lowered = to_ort_cpu(export_model(create_model('hetconv_resnet20_cifar_p4'))).SerializeToString()
-    with pytest.raises(Exception, match=r'hetconv.winograd must be|unknown instruction set mmx'):
+    with pytest.raises(Exception, match=r'unknown algorithm no|unknown instruction set mmx'):
         make_session(lowered, 1, **config)
 
 

@@ -80,6 +80,9 @@ TAMPERED = {
     'min above max': ('Conv', dict(min=1.0, max=0.0), 'min must be at most max'),
     'min that is not a number': ('Conv', dict(min=float('nan')), 'min must be at most max'),
     'min that is an integer': ('Conv', dict(min=0), 'min must be a float'),
+    'an algorithm that there is not': ('Conv', dict(algorithm=4), 'algorithm of 4 makes no sense'),
+    'an algorithm that is a float': ('Conv', dict(algorithm=1.0), 'algorithm must be an int'),
+    'Winograd with a stride': ('Conv', dict(algorithm=2, strides=[2, 2]), 'Winograd needs a 3x3 kernel'),
     'pool pads of the kernel': ('MaxPool', dict(pads=[2, 0, 0, 0]), 'pads must be less than the kernel'),
     'negative pool pad': ('AveragePool', dict(pads=[0, 0, 0, -1]), 'pads of -1 makes no sense'),
     'pool stride of 0': ('MaxPool', dict(strides=[0, 1]), 'at least 1'),
@@ -172,8 +175,8 @@ def test_a_session_without_the_library_says_so():
 
 
 @pytest.mark.parametrize('flush', ['0', '1'])
-@pytest.mark.parametrize('winograd', ['0', '1'])
-def test_denormals(flush, winograd):
+@pytest.mark.parametrize('algorithm', ['direct', 'winograd4'])
+def test_denormals(flush, algorithm):
     """Sums too small for a normal number: as the oracle has them, or zero where the user asks ONNX Runtime for it."""
     import onnxruntime
 
@@ -184,7 +187,7 @@ def test_denormals(flush, winograd):
     def run():
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 2
-        options.add_session_config_entry('hetconv.winograd', winograd)
+        options.add_session_config_entry('hetconv.algorithm', algorithm)
         options.add_session_config_entry('session.set_denormal_as_zero', flush)
         options.register_custom_ops_library(str(cpu.library()))
         proto = one('Conv', tensors={'B': zeros(N)})
@@ -198,7 +201,7 @@ def test_denormals(flush, winograd):
     expected = conv2d(x, weights()['W_kxk'], part=PART, pads=(1, 1, 1, 1))
     assert 1e-40 < np.abs(expected).max() < np.finfo(np.float32).tiny
     # Multiples of the smallest denormal, 1.4e-45, and each step of Winograd's rounds to one.
-    right = np.abs(outputs[0] - expected) < (1e-41 if winograd == '1' else 1e-42)
+    right = np.abs(outputs[0] - expected) < (1e-41 if algorithm == 'winograd4' else 1e-42)
     assert (right | (outputs[0] == 0) if flush == '1' else right).all()
 
 

@@ -66,19 +66,28 @@ void check_elements(int64_t batch, int64_t height, int64_t width, int64_t channe
 
 }  // namespace
 
+Algorithm find_algorithm(const char* name) {
+  const char* const names[] = {"auto", "direct", "winograd4", "winograd2"};
+  for (int32_t i = 0; i < 4; i++) {
+    if (std::string(name) == names[i]) return static_cast<Algorithm>(i);
+  }
+  refuse(std::string("unknown algorithm ") + name + "; there are auto, direct, winograd4 and winograd2");
+}
+
+bool can_winograd(const LayerShape& shape) {
+  for (int i = 0; i < 2; i++) {
+    if (shape.kernel[i] != 3 || shape.stride[i] != 1 || shape.dilation[i] != 1) return false;
+  }
+  return true;
+}
+
 Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa)
     : shape_(shape), weights_(weights), allowed_(algorithm), isa_(&isa) {
   check(shape, weights);
-  if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd()) {
+  if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd(shape_)) {
     refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
   }
-}
-
-bool Layer::can_winograd() const {
-  for (int i = 0; i < 2; i++) {
-    if (shape_.kernel[i] != 3 || shape_.stride[i] != 1 || shape_.dilation[i] != 1) return false;
-  }
-  return true;
+  if (algorithm != Algorithm::kAuto) packed(algorithm);
 }
 
 const Packed& Layer::packed(Algorithm algorithm) const {
@@ -123,7 +132,7 @@ double Layer::cost(Algorithm algorithm, const Run& run) const {
 
 Algorithm Layer::algorithm_for(int64_t batch, int64_t height, int64_t width) const {
   if (allowed_ != Algorithm::kAuto) return allowed_;
-  if (!can_winograd()) return Algorithm::kDirect;
+  if (!can_winograd(shape_)) return Algorithm::kDirect;
   Run run{nullptr, nullptr, nullptr, batch, height, width, 0, 0};
   output_size(height, width, &run.out_height, &run.out_width);
   Algorithm best = Algorithm::kDirect;

@@ -23,6 +23,8 @@ struct LayerShape {
 
 // kWinograd4 is F(4x4,3x3), kWinograd2 F(2x2,3x3).
 enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinograd2 = 3 };
+Algorithm find_algorithm(const char* name);  // auto, direct, winograd4, winograd2; throws std::invalid_argument
+bool can_winograd(const LayerShape& shape);  // 3x3, stride 1, dilation 1
 
 // Calls work(argument, i) once for every i in [0, count), perhaps at the same time on several threads.
 struct Parallel {
@@ -99,7 +101,8 @@ struct PoolRun {
 
 class Layer {
  public:
-  // The weights are read when an algorithm is first used, so they must live as long as the layer.
+  // Weights are packed here for a given algorithm; for kAuto when one is first used, so that they must live as long as
+  // the layer.
   // Throws std::invalid_argument with a clear text for shapes that make no sense.
   Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa);
 
@@ -112,7 +115,6 @@ class Layer {
   size_t weight_bytes() const;
 
  private:
-  bool can_winograd() const;
   double cost(Algorithm algorithm, const Run& run) const;
   const Packed& packed(Algorithm algorithm) const;
 

@@ -1,13 +1,15 @@
 // ONNX Runtime custom ops of domain `hetconv.nhwc`, activations (batch, height, width, channels):
 //
-//   Y = HetConv2d(X, W, W_kxk, B, Z)   attributes part, kernel_shape, strides, pads, dilations, min, max
+//   Y = HetConv2d(X, W, W_kxk, B, Z)   attributes part, kernel_shape, strides, pads, dilations, min, max, algorithm
 //   Y = Conv(X, W, B, Z)               attributes group, the others the same
 //   Y = MaxPool(X)                     attributes kernel_shape, strides, pads
 //   Y = AveragePool(X)                 attributes kernel_shape, strides, pads, count_include_pad
 //
 // W is (N, M, 1, 1) or (N, M/group, K, K), W_kxk (N, M/P, K, K), B (N), all constant; Z is added before the clamp to
-// [min, max], and optional. Session options, set before the library is registered: `hetconv.winograd` = 0 forbids
-// Winograd's algorithm, `hetconv.isa` names an instruction set.
+// [min, max], and optional; `algorithm` is one of Algorithm's numbers, by default 0: by the cost model.
+//
+// Session options, set before the library is registered: `hetconv.algorithm` goes before the attribute, `direct`
+// forbids Winograd's algorithm; `hetconv.isa` names an instruction set.
 //
 // Kernels keep no state between calls, so any number of threads may run a session at once.
 #include <algorithm>
@@ -101,6 +103,19 @@ float read(const ort::KernelInfo* info, const char* name, float otherwise) {
   return value;
 }
 
+int64_t read(const ort::KernelInfo* info, const char* name, int64_t otherwise) {
+  int64_t value = otherwise;
+  if (ort::Status* status = api.attribute(info, name, &value)) {
+    api.release(status);
+    float real = 0;
+    status = api.attribute(info, name, &real);
+    if (!status) refuse(std::string(name) + " must be an int");
+    api.release(status);
+    return otherwise;
+  }
+  return value;
+}
+
 int64_t read(const ort::KernelInfo* info, const char* name) {
   int64_t value = 0;
   if (ort::Status* status = api.attribute(info, name, &value)) {
@@ -120,9 +135,9 @@ const float* constant(const ort::KernelInfo* info, size_t i, const char* name, s
 }
 
 struct Options {
-  bool winograd = true;
+  Algorithm algorithm = Algorithm::kAuto;
   std::string isa;
-  bool operator<(const Options& other) const { return std::tie(winograd, isa) < std::tie(other.winograd, other.isa); }
+  bool operator<(const Options& other) const { return std::tie(algorithm, isa) < std::tie(other.algorithm, other.isa); }
 };
 
 struct Op : ort::CustomOp {
@@ -156,7 +171,7 @@ class ConvKernel {
     if (bias != std::vector<int64_t>{w_kxk[0]}) refuse("B must be (N)");
     if (hetconv && w != std::vector<int64_t>{w_kxk[0], s.in_channels, 1, 1}) refuse("W must be (N, M, 1, 1)");
     const Isa& isa = options.isa.empty() ? best_isa() : find_isa(options.isa.c_str());
-    layer_ = std::make_unique<Layer>(s, weights, options.winograd ? Algorithm::kAuto : Algorithm::kDirect, isa);
+    layer_ = std::make_unique<Layer>(s, weights, algorithm_of(info, s, options), isa);
     check(api.allocator(info, 0, &allocator_));
   }
   ~ConvKernel() {
@@ -185,6 +200,15 @@ class ConvKernel {
   }
 
  private:
+  static Algorithm algorithm_of(const ort::KernelInfo* info, const LayerShape& shape, const Options& options) {
+    if (options.algorithm == Algorithm::kDirect || (options.algorithm != Algorithm::kAuto && can_winograd(shape))) {
+      return options.algorithm;
+    }
+    const int64_t attribute = read(info, "algorithm", int64_t{0});
+    if (attribute < 0 || attribute > 3) refuse("algorithm of " + std::to_string(attribute) + " makes no sense");
+    return static_cast<Algorithm>(attribute);
+  }
+
   static void run_parallel(void* context, void (*work)(void*, size_t), size_t count, void* argument) {
     check(api.parallel_for(static_cast<ort::KernelContext*>(context), work, count, 0, argument));
   }
@@ -307,9 +331,8 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
     static std::mutex mutex;
     static std::map<Options, std::unique_ptr<Ops>> known;
     Options chosen;
-    const std::string winograd = config(options, "hetconv.winograd");
-    if (!winograd.empty() && winograd != "0" && winograd != "1") refuse("hetconv.winograd must be 0 or 1");
-    chosen.winograd = winograd != "0";
+    const std::string algorithm = config(options, "hetconv.algorithm");
+    if (!algorithm.empty()) chosen.algorithm = find_algorithm(algorithm.c_str());
     chosen.isa = config(options, "hetconv.isa");
     if (!chosen.isa.empty()) find_isa(chosen.isa.c_str());
     std::lock_guard<std::mutex> lock(mutex);

@@ -11,7 +11,7 @@ namespace hetconv {
 namespace HETCONV_ISA {
 
 // The larger, and not a number if either is not.
-static HETCONV_INLINE V larger(V a, V b) { return (a > b) | (a != a) ? a : b; }
+static HETCONV_INLINE V larger(V a, V b) { return ((a > b) | (a != a)) ? a : b; }
 
 static void pool_row(const PoolShape& s, const float* image, float* row, int64_t height, int64_t width,
                      int64_t channels, int64_t out_y, int64_t out_width) {

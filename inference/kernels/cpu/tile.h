@@ -177,7 +177,7 @@ struct Constant {
 // The function for a number of rows, which `make` gives for each constant one.
 template <class Function, class Make, int... kRow>
 static HETCONV_INLINE Function by_rows_of(int rows, Make make, std::integer_sequence<int, kRow...>) {
-  static constexpr Function table[] = {make(Constant<kRow + 1>{})...};
+  static const Function table[] = {make(Constant<kRow + 1>{})...};
   return table[rows - 1];
 }
 template <int NV, class Function, class Make>

@@ -111,7 +111,7 @@ class Winograd : public Packed {
       const bool inside = (y + r >= 0) & (y + r < run.height);
       const float* row = image + ((y + r) * run.width + x) * m;
       // Chosen by arithmetic: branches would be as hard to foresee as edges are.
-      for (int k = 0; k < kIn; k++) from[r * kIn + k] = inside & there[k] ? row + k * m : zeros_.data();
+      for (int k = 0; k < kIn; k++) from[r * kIn + k] = (inside & there[k]) ? row + k * m : zeros_.data();
     }
     for (int c = static_cast<int>((v - b.v) / vector) * kWidth; c < channels; c += kWidth, v += vector) {
       if (c < whole) {
