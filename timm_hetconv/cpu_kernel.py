@@ -53,13 +53,16 @@ def _is_plain(tensor: Tensor, kind: type) -> bool:
 
 
 def _is_recording() -> bool:
-    return (
-        torch.compiler.is_compiling()  # of which exporting is a part
-        or torch.is_autocast_enabled('cpu')
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-    )
+    try:
+        return (
+            torch.compiler.is_compiling()  # of which exporting is a part
+            or torch.is_autocast_enabled('cpu')
+            or torch._C._len_torch_dispatch_stack() > 0
+            or torch._C._functorch.peek_interpreter_stack() is not None
+            or torch.autograd.forward_ad._current_level >= 0
+        )
+    except AttributeError:  # a PyTorch that tells it in another way: then its own operators, which always do
+        return True
 
 
 def find_kernel(layer: Any, x: Tensor) -> Optional[Callable[..., Tensor]]:

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <new>
 #include <string>
+#include <thread>
 
 namespace hetconv {
 
@@ -184,7 +185,9 @@ void Layer::run(const float* x, const float* residual, float* y, int64_t batch, 
   if (!batch) return;
   const Packed& chosen = packed(algorithm_for(batch, height, width));
   Work w{&chosen, &run, &scratch, chosen.scratch_bytes(run), chosen.items(run), 0, {false}};
-  w.workers = std::min<size_t>(w.items, 8);
+  // Some shares more than two threads need, so that they end together; and one for each core that there is.
+  static const size_t cores = std::thread::hardware_concurrency();
+  w.workers = std::min(w.items, std::max<size_t>(8, cores));
   parallel.run(parallel.context, work, w.workers, &w);
   if (w.failed) throw std::bad_alloc();
 }
