@@ -129,14 +129,21 @@ def export(
 
 @app.command()
 def build(
-    model: Annotated[str, typer.Argument(help='Name of a model, or an ONNX file of `export`.', show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a model, of `hetconv list` or timm's; or an ONNX file of `export`.", show_default=False
+        ),
+    ],
     output: Annotated[Path, typer.Option('--output', '-o', help='File to write.', show_default=False)],
     engine: Annotated[str, typer.Option(help="ort-cpu: ONNX Runtime with this project's CPU kernels.")] = 'ort-cpu',
     checkpoint: Checkpoint = None,
     tune: Annotated[
         bool, typer.Option(help="Choose each layer's algorithm by measuring here, not by the cost model.")
     ] = False,
-    threads: Annotated[int, typer.Option(min=1, help='Threads to measure with.')] = 1,
+    threads: Annotated[
+        Optional[int], typer.Option(min=1, help='Threads to measure with; by default 1.', show_default=False)
+    ] = None,
 ) -> None:
     """Build what an engine loads, and compare it with the exported model."""
     from .build import build as build_model
@@ -144,9 +151,13 @@ def build(
     from .show import bar
 
     require_parent(output, '.onnx')
+    if output.exists() and Path(model).exists() and output.samefile(model):
+        raise UserError(f'{output} is what is to be built from; give -o another name')
+    if threads and not tune:
+        raise UserError('--threads is for --tune; a session sets its own when it loads the file')
     if tune:
         with bar() as report:
-            proto, error = build_model(model, engine, checkpoint, threads, report)
+            proto, error = build_model(model, engine, checkpoint, threads or 1, report)
     else:
         proto, error = build_model(model, engine, checkpoint)
     save_model(proto, output)
@@ -187,7 +198,7 @@ def bench(
         require_parent(json, '.json')
 
     def save(run: 'Run') -> None:
-        if json:
+        if json and run.measured:  # an interrupted run without a row replaces no earlier one
             json.absolute().parent.mkdir(exist_ok=True)  # the report's folder, which is made when there is a run
             run.save(json)
 
@@ -207,7 +218,7 @@ def bench(
             save=save,
         )
     show_run(run)
-    if report:
+    if report and run.measured:
         _write_report(run, report, [])
     if not run.settings['complete']:
         sys.exit(130)

@@ -66,6 +66,10 @@ def show_file(path: Path) -> None:
     proto = load_onnx(path)
     info = metadata(proto)
     print(f'{path}: {info.get("architecture", "a model of no registered name")}, {form_of(proto)}')
+    for entry in proto.metadata_props:
+        if entry.key == 'tuned':
+            for layer, algorithm in json.loads(entry.value)['layers'].items():
+                print(f'tuned: {layer} runs on {algorithm}')
     for key, value in sorted(info.items()):
         print(f'{key}: {f"{value:,}" if isinstance(value, (int, float)) else json.dumps(value)}')
 

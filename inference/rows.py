@@ -104,6 +104,11 @@ class Run(BaseModel):
     rows: list[Row] = []
     layers: list[LayerRow] = []
 
+    @property
+    def measured(self) -> bool:
+        """Whether there is a row."""
+        return bool(self.rows or self.layers)
+
     def save(self, path: str | os.PathLike) -> None:
         """Write as JSON; an interrupted write leaves the old file whole."""
         write_text_atomically(Path(path), self.model_dump_json(indent=1) + '\n')

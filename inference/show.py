@@ -87,4 +87,5 @@ def show_run(run: Run) -> None:
     for line in warnings_of(run):
         console.print(f'note: {line}', highlight=False, soft_wrap=True)
     if not run.settings.get('complete'):
-        console.print('interrupted: what was measured until then is kept', highlight=False)
+        kept = 'what was measured until then is kept' if run.measured else 'nothing was measured yet'
+        console.print(f'interrupted: {kept}', highlight=False)

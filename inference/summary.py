@@ -52,20 +52,24 @@ def best_row(rows: Iterable[Row]) -> Row | None:
 def main_line(rows: Iterable[Row]) -> str:
     """One line for the rows of one model at one setting, of which there must be at least one.
 
-    `hetconv_resnet34_p4  theory 2.79×  measured 1.80× over the fastest dense engine (ncnn, Winograd), 2.30× over direct
-    engines  realised 65%  (onnxruntime, 2 threads)`
+    `hetconv_resnet34_p4  theory 2.79×  measured 1.80× over the fastest dense engine of others (ncnn, Winograd), 2.30×
+    over direct engines  realised 65%  (onnxruntime, 2 threads)`
     """
     rows = list(rows)
     best = best_row(rows)
     if best is None or best.measured_speedup is None:
         theory = times_text(rows[0].theory_flops) or 'unknown'
-        why = 'no dense row to compare with' if any(row.ms_median for row in rows) else 'no engine ran it'
+        why = (
+            "no dense row of other people's engines to compare with"
+            if any(row.ms_median for row in rows)
+            else 'no engine ran it'
+        )
         return f'{rows[0].model}  theory {theory}  not measured: {why} ({setting_text(setting_of(rows[0]))})'
     # Where the fastest dense engine is a direct one, it is the baseline of both speed-ups, and one of them says all.
     winograd = best.baseline != best.baseline_direct or best.measured_speedup != best.measured_speedup_direct
     line = (
         f'{best.model}  theory {times_text(best.theory_flops) or "unknown"}  measured '
-        f'{times_text(best.measured_speedup)} over the fastest dense engine '
+        f'{times_text(best.measured_speedup)} over the fastest dense engine of others '
         f'({best.baseline}{", Winograd" if winograd else ""})'
     )
     if winograd and best.measured_speedup_direct is not None:
@@ -187,7 +191,7 @@ def _baselines(timed: list[Measurement]) -> list[str]:
     if all(is_dense(row) for row in timed):
         return []  # nothing is compared with them
     if not dense:
-        return ['No dense network was timed, so there is nothing to compare with.']
+        return ["No dense network was timed on other people's engines, so there is nothing to compare with."]
     limits = []
     if not any(row.winograd for row in dense):
         limits.append(

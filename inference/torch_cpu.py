@@ -52,18 +52,16 @@ _layers: dict[int, _Entry] = {}
 def _pack(weight: Tensor, weight_kxk: Tensor, bias: Tensor | None, kernel_size, stride, padding, dilation) -> Layer:
     n, m = weight.shape[:2]
     kernel = grouped_kernel(weight_kxk.detach(), (kernel_size[0], kernel_size[1]))
-    layer = Layer(
+    # Copies: for another size of image the layer may pack them again, after what they were copied from has changed.
+    return Layer(
         kernel.numpy(),
-        weight.detach().reshape(n, m).numpy(),
-        None if bias is None else bias.detach().numpy(),
+        weight.detach().reshape(n, m).numpy().copy(),
+        None if bias is None else bias.detach().numpy().copy(),
         part=m // kernel.shape[1],
         stride=tuple(stride),
         dilation=tuple(dilation),
         pads=(*padding, *padding),
     )
-    if (layer.out_channels, layer.in_channels) != (n, m) or not (bias is None or bias.shape == (n,)):
-        raise ValueError(f'weight {tuple(weight.shape)}, weight_kxk {tuple(weight_kxk.shape)} and bias do not fit')
-    return layer
 
 
 def _packed(weight: Tensor, weight_kxk: Tensor, bias: Tensor | None, *geometry: list[int]) -> Layer:

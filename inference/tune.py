@@ -38,7 +38,7 @@ def tune(
         x: An input.
         threads: Threads inside an operator.
         rounds: Turns of each algorithm.
-        report: Called with what is done, and of how much, after every round.
+        report: Called with what is being done, how much of it is done, and of how much, before every round.
 
     Returns:
         The algorithm of every node that was changed, by its name.

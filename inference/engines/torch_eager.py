@@ -20,7 +20,9 @@ class TorchEager(Engine):
         import torch
 
         import timm_hetconv  # the pickled module refers to its classes
+        from timm_hetconv.cpu_kernel import use_cpu_kernel
 
+        self._kernel = use_cpu_kernel()
         timm_hetconv.set_cpu_kernel(False)  # an engine to compare our kernels with
         torch.set_num_threads(self.threads)
         self._torch = torch
@@ -33,4 +35,7 @@ class TorchEager(Engine):
             return self._module(batch).numpy()
 
     def deactivate(self) -> None:
+        import timm_hetconv
+
+        timm_hetconv.set_cpu_kernel(self._kernel)
         del self._module

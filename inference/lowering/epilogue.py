@@ -13,6 +13,10 @@ __all__ = ['rules']
 _RESIDUAL = {'Conv': 3, 'HetConv2d': 4}
 
 
+def _is_unknown(size: Any) -> bool:
+    return isinstance(size, ir.SymbolicDim) and size.value is None  # two of these are equal, and say nothing
+
+
 def _conv(op: Any, op_type: str) -> Any:
     return getattr(op, op_type)(
         _domain=DOMAIN, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=['conv']
@@ -53,7 +57,9 @@ class FuseResidual(_IntoConv):
         inputs = conv.producer().inputs
         if len(inputs) > _RESIDUAL[self.op_type] and inputs[_RESIDUAL[self.op_type]] is not None:
             return result.fail('the convolution has a residual already')
-        if z.shape is None or conv.shape is None or list(z.shape) != list(conv.shape):
+        shapes = [None if value.shape is None else list(value.shape) for value in (z, conv)]
+        unknown = any(shape is None or any(_is_unknown(size) for size in shape) for shape in shapes)
+        if unknown or shapes[0] != shapes[1]:
             return result.fail('the sum broadcasts, or a shape is unknown')
         return result
 
@@ -84,8 +90,13 @@ class FuseClip(_IntoConv):
     def check(self, op: Any, conv: ir.Value, low: ir.Value, high: ir.Value, **_: Any) -> MatchResult:
         del op
         result = self._check(conv)
-        if result and any(ir.convenience.get_const_tensor(bound) is None for bound in (low, high)):
+        if not result:
+            return result
+        bounds = [ir.convenience.get_const_tensor(bound) for bound in (low, high)]
+        if any(bound is None for bound in bounds):
             return result.fail('a bound is not constant')
+        if not bounds[0].numpy() <= bounds[1].numpy():
+            return result.fail('the lower bound is above the upper')
         return result
 
     def rewrite(self, op: Any, conv: ir.Value, low: ir.Value, high: ir.Value, **_: Any) -> Any:

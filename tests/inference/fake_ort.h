@@ -70,8 +70,10 @@ Status* find(const Map& map, const char* name, Out* out) {
   return nullptr;
 }
 
+inline std::atomic<bool> full{false};  // no memory is left
+
 inline void* allocate(Allocator*, size_t bytes) {
-  if (bytes > kMostBytes) return nullptr;
+  if (bytes > kMostBytes || full) throw std::bad_alloc();  // as ONNX Runtime's arena does
   count(&live, 1), count(&allocated, 1);
   return ::operator new(bytes, std::align_val_t(64));
 }

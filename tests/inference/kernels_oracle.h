@@ -23,13 +23,6 @@ struct Case {
 
 inline std::mt19937 generator;
 
-inline bool can_winograd(const LayerShape& s) {
-  for (int i = 0; i < 2; i++) {
-    if (s.kernel[i] != 3 || s.stride[i] != 1 || s.dilation[i] != 1) return false;
-  }
-  return true;
-}
-
 inline Floats normal(size_t n) {
   std::normal_distribution<float> distribution;
   Floats values(n);

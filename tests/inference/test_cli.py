@@ -10,6 +10,7 @@ import time
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 MODEL = 'hetconv_resnet20_cifar_p4'
 
@@ -83,7 +84,7 @@ def test_export_bench_report(tmp_path):
     result = hetconv('build', 'model.onnx', '-o', 'engine.onnx', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     # 18 HetConv2d, the stem's convolution, and the average pooling of two shortcuts.
-    assert '18 HetConv2d of 21 nodes on our kernels' in result.stdout
+    assert '21 nodes on our kernels, 18 of them HetConv2d' in result.stdout
     result = hetconv('info', 'model.onnx', cwd=tmp_path)
     assert 'architecture: "hetconv_resnet20_cifar_p4"' in result.stdout
     assert 'hetconv form, 18 HetConv2d nodes' in result.stdout
@@ -124,6 +125,8 @@ def test_export_bench_report(tmp_path):
         (['info', 'none.onnx'], 'none.onnx: No such file'),
         (['info', 'text.onnx'], 'text.onnx is damaged or no ONNX file'),
         (['info', 'foreign.onnx'], 'foreign.onnx: not made by `hetconv export`'),
+        (['build', 'foreign.onnx', '-o', './foreign.onnx'], 'is what is to be built from'),
+        (['build', MODEL, '-o', 'm.onnx', '--threads', '2'], '--threads is for --tune'),
         (['bench', MODEL, '--engine', 'tflite'], 'unknown engine'),
         (['bench', MODEL, '--batch', '0', '--engine', 'torch'], 'batch 0'),
         (['bench', MODEL, '--engine', 'torch', '--json', 'none/run.json'], 'does not exist'),
@@ -148,6 +151,27 @@ def test_mistakes_cost_one_line_and_exit_code_2(args, words, tmp_path):
     assert result.stderr.startswith('hetconv: ')
     assert len(result.stderr.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == given, 'something half done was left behind'
+
+
+def test_an_interrupted_bench_without_a_row_replaces_nothing(tmp_path, monkeypatch):
+    from inference import bench, cli
+    from inference.rows import Run
+
+    def interrupted(models, settings, layers, checkpoint, progress, save):
+        run = Run(created='', environment={}, settings={'complete': False})
+        save(run)
+        return run
+
+    monkeypatch.setattr(bench, 'bench', interrupted)
+    earlier = tmp_path / 'run.json'
+    earlier.write_text('earlier')
+    result = CliRunner().invoke(
+        cli.app, ['bench', MODEL, '--engine', 'torch', '--json', str(earlier), '--report', str(tmp_path / 'report')]
+    )
+    assert result.exit_code == 130
+    assert 'nothing was measured yet' in result.output
+    assert earlier.read_text() == 'earlier'
+    assert not (tmp_path / 'report').exists()
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):

@@ -192,6 +192,14 @@ def test_layers_that_make_no_sense(kwargs, words):
 
 def test_inputs_that_do_not_fit():
     layer = cpu.Layer(W, part=4)
+    with pytest.raises(ValueError, match=r'w of shape \(2, 2\) must be \(8, 8\)'):
+        cpu.Layer(np.ones((8, 2, 3, 3)), np.ones((2, 2)), part=4, pads=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r'bias of shape \(1,\) must be \(8,\)'):
+        cpu.Layer(np.ones((8, 8, 3, 3)), None, np.ones(1))
+    with pytest.raises(ValueError, match=r'w_kxk of shape \(8, 8, 3\) must be'):
+        cpu.Layer(np.ones((8, 8, 3)))
+    with pytest.raises(ValueError, match='numbers of 32 bits'):
+        cpu.Layer(np.ones((8, 8, 3, 3)), stride=(2**32 + 1, 1))
     with pytest.raises(ValueError, match='smaller than the kernel'):
         layer(np.ones((1, 2, 9, 8), np.float32))
     with pytest.raises(ValueError, match='an input of 0x9 makes no sense'):

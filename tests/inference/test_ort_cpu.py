@@ -102,6 +102,7 @@ class Net(nn.Module):
 FUSED = {
     'relu': (lambda y, x: y.relu(), {}),
     'relu6': (lambda y, x: nn.functional.relu6(y), {}),
+    'clamp of bounds the wrong way round': (lambda y, x: y.clamp(1.0, 0.0), {'Clip': 1}),
     'residual': (lambda y, x: y + x.relu(), {'Relu': 1}),
     'residual first': (lambda y, x: (x.relu() + y).relu(), {'Relu': 1}),
     # The convolution is read twice.

@@ -114,9 +114,17 @@ class Layer:
 
         # Kept, since the kernel reads them when it first runs.
         self._weights = [None if a is None else np.ascontiguousarray(a, np.float32) for a in (w, w_kxk, bias)]
+        if w_kxk.ndim != 4:
+            raise ValueError(f'w_kxk of shape {w_kxk.shape} must be (N, M/part, K, K)')
         self.out_channels, group_channels, *kernel = w_kxk.shape
         self.in_channels = group_channels * part
-        numbers = (self.in_channels, self.out_channels, part, *kernel, *stride, *dilation, *pads)
+        n, m = self.out_channels, self.in_channels
+        for name, array, shape in (('w', w, (n, m)), ('bias', bias, (n,))):
+            if array is not None and array.shape != shape:
+                raise ValueError(f'{name} of shape {array.shape} must be {shape}')
+        numbers = (m, n, part, *kernel, *stride, *dilation, *pads)
+        if len(numbers) != 13 or not all(-(2**31) <= number < 2**31 for number in numbers):
+            raise ValueError(f'{numbers} must be 13 numbers of 32 bits')
         self._layer = ctypes.c_void_p()
         _checked(
             _functions().hetconv_create,

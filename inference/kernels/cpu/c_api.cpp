@@ -41,7 +41,10 @@ void run_threads(void* context, void (*work)(void*, size_t), size_t count, void*
   if (threads < 2) return Team::member(&team);
   if (pool.openmp) return pool.openmp(Team::member, &team, threads, 0);
   std::vector<std::thread> others;
-  for (size_t t = 1; t < threads; t++) others.emplace_back(Team::member, &team);
+  try {
+    for (size_t t = 1; t < threads; t++) others.emplace_back(Team::member, &team);
+  } catch (const std::exception&) {  // no more threads to be had: those that there are do it
+  }
   Team::member(&team);
   for (std::thread& other : others) other.join();
 }

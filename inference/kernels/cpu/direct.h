@@ -67,6 +67,7 @@ class Direct : public Packed {
     const int64_t pixels = run.batch * run.out_height * run.out_width;
     int64_t block = std::max<int64_t>(kInputBytes / bytes / kRows[0], 1) * kRows[0];
     block = std::min<int64_t>(block, kMaxPixels);
+    block = std::min<int64_t>(block, std::max<int64_t>(kMaxTable / taps(), kRows[0]));
     const int64_t count = (pixels + block - 1) / block;
     return std::max<int64_t>(1, (pixels + count - 1) / std::max<int64_t>(count, 1));
   }
@@ -215,7 +216,7 @@ class Direct : public Packed {
   }
 
   static constexpr int kFewChannels = 16;
-  static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 8 * kRows[0];
+  static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 8 * kRows[0], kMaxTable = 1 << 16;
 
   LayerShape s_;
   ChannelTiles channels_;

@@ -88,7 +88,10 @@ Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorith
   if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd(shape_)) {
     refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
   }
-  if (algorithm != Algorithm::kAuto) packed(algorithm);
+}
+
+void Layer::prepare() const {
+  if (allowed_ != Algorithm::kAuto) packed(allowed_);
 }
 
 const Packed& Layer::packed(Algorithm algorithm) const {
@@ -185,7 +188,8 @@ void Layer::run(const float* x, const float* residual, float* y, int64_t batch, 
   if (!batch) return;
   const Packed& chosen = packed(algorithm_for(batch, height, width));
   Work w{&chosen, &run, &scratch, chosen.scratch_bytes(run), chosen.items(run), 0, {false}};
-  // Some shares more than two threads need, so that they end together; and one for each core that there is.
+  // Some shares more than two threads need, so that they end together; and one for each core, as far as there are
+  // items.
   static const size_t cores = std::thread::hardware_concurrency();
   w.workers = std::min(w.items, std::max<size_t>(8, cores));
   parallel.run(parallel.context, work, w.workers, &w);

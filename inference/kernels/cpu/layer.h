@@ -101,11 +101,12 @@ struct PoolRun {
 
 class Layer {
  public:
-  // Weights are packed here for a given algorithm; for kAuto when one is first used, so that they must live as long as
-  // the layer.
+  // Weights are read when an algorithm is first used, so they must live as long as the layer.
   // Throws std::invalid_argument with a clear text for shapes that make no sense.
   Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa);
 
+  // Packs the weights of a given algorithm now; of kAuto it is not known yet which one an input will take.
+  void prepare() const;
   void output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const;
   // Throws std::invalid_argument for sizes that leave no output.
   void run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,

@@ -11,7 +11,7 @@
 // Session options, set before the library is registered: `hetconv.algorithm` goes before the attribute, `direct`
 // forbids Winograd's algorithm; `hetconv.isa` names an instruction set.
 //
-// Kernels keep no state between calls, so any number of threads may run a session at once.
+// Kernels keep no state between calls but weights packed once, so any number of threads may run a session at once.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -172,6 +172,7 @@ class ConvKernel {
     if (hetconv && w != std::vector<int64_t>{w_kxk[0], s.in_channels, 1, 1}) refuse("W must be (N, M, 1, 1)");
     const Isa& isa = options.isa.empty() ? best_isa() : find_isa(options.isa.c_str());
     layer_ = std::make_unique<Layer>(s, weights, algorithm_of(info, s, options), isa);
+    layer_->prepare();
     check(api.allocator(info, 0, &allocator_));
   }
   ~ConvKernel() {
@@ -214,7 +215,11 @@ class ConvKernel {
   }
   static void* allocate(void* context, size_t bytes) {
     ort::Allocator* allocator = static_cast<ort::Allocator*>(context);
-    return allocator->alloc(allocator, bytes);
+    try {
+      return allocator->alloc(allocator, bytes);
+    } catch (...) {  // ONNX Runtime's arena throws, which must not leave a thread of its pool
+      return nullptr;
+    }
   }
   static void release(void* context, void* memory) {
     ort::Allocator* allocator = static_cast<ort::Allocator*>(context);
@@ -323,7 +328,8 @@ std::string config(const ort::SessionOptions* options, const char* key) {
 extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
                                                                                  const ort::ApiBase* base) {
   const void* const* table = base->get_api(ort::kApiVersion);
-  if (!table) return nullptr;  // older than the floor: the session then says that it knows no such op
+  if (!table)
+    return ort::Api(base->get_api(1)).create_status(ort::kFail, "libhetconv needs ONNX Runtime 1.20 or newer");
   // Once: a session of another thread may be running.
   static std::once_flag once;
   std::call_once(once, [&] { api = ort::Api(table); });
