@@ -5,7 +5,7 @@ it wants, and a form that is missing is made by one Transpose, once. Convolution
 nodes take what their inputs come in. Everything else stays as it is, in NCHW.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,91 +13,19 @@ import onnx_ir as ir
 
 from ..hetconv_op import DOMAIN as EXPORT_DOMAIN
 from ..hetconv_op import NHWC_DOMAIN as DOMAIN
+from .walk import TO_NCHW, TO_NHWC, Walk, array_of, ints, rank
 
 __all__ = ['VERSION', 'to_nhwc']
 
 VERSION = 1
 
-_TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
-
 # One output of the shape of the inputs (broadcast), whatever the order of the axes.
 _ELEMENTWISE = {
-    'Abs', 'Add', 'Cast', 'Ceil', 'Clip', 'Div', 'Elu', 'Erf', 'Exp', 'Floor', 'Gelu', 'HardSigmoid', 'HardSwish',
-    'Identity', 'LeakyRelu', 'Log', 'Max', 'Min', 'Mish', 'Mul', 'Neg', 'Pow', 'Reciprocal', 'Relu', 'Round', 'Selu',
-    'Sigmoid', 'Softplus', 'Softsign', 'Sqrt', 'Sub', 'Sum', 'Tanh', 'ThresholdedRelu',
+    'Abs', 'Add', 'Cast', 'Ceil', 'Clip', 'Div', 'Elu', 'Equal', 'Erf', 'Exp', 'Floor', 'Gelu', 'Greater',
+    'GreaterOrEqual', 'HardSigmoid', 'HardSwish', 'Identity', 'LeakyRelu', 'Less', 'LessOrEqual', 'Log', 'Max', 'Min',
+    'Mish', 'Mul', 'Neg', 'PRelu', 'Pow', 'Reciprocal', 'Relu', 'Round', 'Selu', 'Sigmoid', 'Softplus', 'Softsign',
+    'Sqrt', 'Sub', 'Sum', 'Tanh', 'ThresholdedRelu', 'Where',
 }  # fmt: skip
-
-
-class _Walk:
-    """The state of the walk: the NHWC form of NCHW values, and where the nodes are built."""
-
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
-        self.nhwc: dict[ir.Value, ir.Value] = {}
-        self.only_nhwc: set[ir.Value] = set()  # values whose NCHW form nothing has made yet
-        self.node: Any = None
-
-    def insert(
-        self, op: str, inputs: Sequence[ir.Value | None], like: ir.Value, domain: str = '', **attributes
-    ) -> ir.Value:
-        """A node before the current one; its output has the type and, permuted, the shape of an NCHW value."""
-        attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items() if value is not None]
-        node = ir.Node(domain, op, inputs, attrs, num_outputs=1, name=f'{like.name}.{op}')
-        self.graph.insert_before(self.node, node)
-        output = node.outputs[0]
-        output.name, output.type = f'{like.name}.{op}', like.type
-        return output
-
-    def constant(self, array: np.ndarray, name: str) -> ir.Value:
-        if name in self.graph.initializers:
-            return self.graph.initializers[name]
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
-        self.graph.register_initializer(value)
-        return value
-
-    def to_nhwc(self, value: Any) -> ir.Value:
-        if value not in self.nhwc:
-            out = self.insert('Transpose', [value], value, perm=_TO_NHWC)
-            out.name, out.shape = f'{value.name}.nhwc', _permuted(value.shape, _TO_NHWC)
-            self.nhwc[value] = out
-        return self.nhwc[value]
-
-    def to_nchw(self, value: ir.Value | None) -> None:
-        """Make the NCHW form of a value that has only the other one."""
-        if value is None or value not in self.only_nhwc:
-            return
-        self.only_nhwc.remove(value)
-        out = self.insert('Transpose', [self.nhwc[value]], value, perm=_TO_NCHW)
-        out.name, out.shape = f'{value.name}.nchw', value.shape
-        ir.convenience.replace_all_uses_with(value, out)
-        for i, output in enumerate(self.graph.outputs):
-            if output is value:
-                self.graph.outputs[i] = out
-        self.nhwc[out] = self.nhwc[value]
-
-    def replace(self, value: ir.Value, by: ir.Value) -> None:
-        """`by` is the NHWC form of an NCHW value whose node goes."""
-        by.shape = _permuted(value.shape, _TO_NHWC)
-        self.nhwc[value] = by
-        self.only_nhwc.add(value)
-
-
-def _permuted(shape: ir.Shape | None, order: tuple[int, ...]) -> ir.Shape | None:
-    return None if shape is None else ir.Shape([shape[i] for i in order])
-
-
-def _rank(value: ir.Value | None) -> int | None:
-    return None if value is None or value.shape is None else len(value.shape)
-
-
-def _array(value: Any) -> np.ndarray | None:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def _ints(node: Any, name: str, default: list[int]) -> list[int]:
-    return list(node.attributes.get_ints(name, default)) if name in node.attributes else default
 
 
 def to_nhwc(model: ir.Model) -> ir.Model:
@@ -110,7 +38,7 @@ def to_nhwc(model: ir.Model) -> ir.Model:
         The same model, whose inputs and outputs are still NCHW.
     """
     graph = model.graph
-    walk = _Walk(graph)
+    walk = Walk(graph)
     for node in list(graph):
         walk.node = node
         rule = _RULES.get((node.domain, node.op_type))
@@ -126,14 +54,14 @@ def to_nhwc(model: ir.Model) -> ir.Model:
     return model
 
 
-def _finish(walk: _Walk) -> None:
+def _finish(walk: Walk) -> None:
     graph = walk.graph
     # What the graph gives stays NCHW, and keeps its name.
     for i, output in enumerate(list(graph.outputs)):
         if output not in walk.only_nhwc:
             continue
         last = graph[-1]
-        node = ir.Node('', 'Transpose', [walk.nhwc[output]], [ir.AttrInt64s('perm', _TO_NCHW)], num_outputs=1)
+        node = ir.Node('', 'Transpose', [walk.nhwc[output]], [ir.AttrInt64s('perm', TO_NCHW)], num_outputs=1)
         graph.insert_after(last, node)
         replacement = node.outputs[0]
         replacement.name, replacement.type, replacement.shape = output.name, output.type, output.shape
@@ -144,30 +72,30 @@ def _finish(walk: _Walk) -> None:
             graph.remove(node, safe=True)
 
 
-def _bias(walk: _Walk, node: Any, index: int, channels: int) -> ir.Value | None:
+def _bias(walk: Walk, node: Any, index: int, channels: int) -> ir.Value | None:
     """The bias input, zeros where the node has none; None where it is not constant."""
     value = node.inputs[index] if len(node.inputs) > index else None
     if value is None:
         return walk.constant(np.zeros(channels, np.float32), f'{node.outputs[0].name}.zero_bias')
-    return None if _array(value) is None else value
+    return None if array_of(value) is None else value
 
 
-def _hetconv(walk: _Walk, node: Any) -> bool:
+def _hetconv(walk: Walk, node: Any) -> bool:
     x, w, w_kxk = node.inputs[:3]
     bias = _bias(walk, node, 3, w.shape[0])
-    if _array(w) is None or _array(w_kxk) is None or bias is None or x.dtype != ir.DataType.FLOAT:
+    if array_of(w) is None or array_of(w_kxk) is None or bias is None or x.dtype != ir.DataType.FLOAT:
         return False
     y = node.outputs[0]
-    attributes = {name: _ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')}
+    attributes = {name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')}
     part = node.attributes.get_int('part')
     out = walk.insert('HetConv2d', [walk.to_nhwc(x), w, w_kxk, bias], y, DOMAIN, part=part, **attributes)
     walk.replace(y, out)
     return True
 
 
-def _conv(walk: _Walk, node: Any) -> bool:
+def _conv(walk: Walk, node: Any) -> bool:
     x, w = node.inputs[:2]
-    if _rank(x) != 4 or _array(w) is None or x.dtype != ir.DataType.FLOAT:
+    if rank(x) != 4 or array_of(w) is None or x.dtype != ir.DataType.FLOAT:
         return False
     auto_pad = node.attributes.get_string('auto_pad', 'NOTSET')
     bias = _bias(walk, node, 2, w.shape[0])
@@ -178,77 +106,93 @@ def _conv(walk: _Walk, node: Any) -> bool:
         'Conv', [walk.to_nhwc(x), w, bias], y, DOMAIN,
         group=node.attributes.get_int('group', 1),
         kernel_shape=list(w.shape[2:]),
-        strides=_ints(node, 'strides', [1, 1]),
-        pads=_ints(node, 'pads', [0] * 4),
-        dilations=_ints(node, 'dilations', [1, 1]),
+        strides=ints(node, 'strides', [1, 1]),
+        pads=ints(node, 'pads', [0] * 4),
+        dilations=ints(node, 'dilations', [1, 1]),
     )  # fmt: skip
     walk.replace(y, out)
     return True
 
 
-def _pool(walk: _Walk, node: Any) -> bool:
-    x, kernel = node.inputs[0], _ints(node, 'kernel_shape', [])
+def _pool(walk: Walk, node: Any) -> bool:
+    x, kernel = node.inputs[0], ints(node, 'kernel_shape', [])
     plain = (
-        _rank(x) == 4
+        rank(x) == 4
         and x.dtype == ir.DataType.FLOAT
         and len(node.outputs) == 1
         and not node.attributes.get_int('ceil_mode', 0)
-        and _ints(node, 'dilations', [1, 1]) == [1, 1]
+        and ints(node, 'dilations', [1, 1]) == [1, 1]
         and node.attributes.get_string('auto_pad', 'NOTSET') in ('NOTSET', 'VALID')
     )
-    pads = _ints(node, 'pads', [0] * 4)
+    pads = ints(node, 'pads', [0] * 4)
     if not plain or any(pad >= size for pad, size in zip(pads, kernel * 2)):
         return False
     y = node.outputs[0]
-    attributes: dict[str, Any] = dict(kernel_shape=kernel, strides=_ints(node, 'strides', [1, 1]), pads=pads)
+    attributes: dict[str, Any] = dict(kernel_shape=kernel, strides=ints(node, 'strides', [1, 1]), pads=pads)
     if node.op_type == 'AveragePool':
         attributes['count_include_pad'] = node.attributes.get_int('count_include_pad', 0)
     walk.replace(y, walk.insert(node.op_type, [walk.to_nhwc(x)], y, DOMAIN, **attributes))
     return True
 
 
-def _native(walk: _Walk, node: Any) -> bool:
+def _native(walk: Walk, node: Any) -> bool:
     """An input of this node is there in NHWC already."""
     return any(value in walk.nhwc for value in node.inputs if value is not None)
 
 
 def _is_scalar(value: Any) -> bool:
-    array = _array(value)
-    return value is None or _rank(value) == 0 or (array is not None and array.size == 1)
+    array = array_of(value)
+    return value is None or rank(value) == 0 or (array is not None and array.size == 1)
 
 
 def _broadcasts(value: Any) -> bool:
     """An input of an element-wise node that has an NHWC form."""
-    array = _array(value)
-    return _is_scalar(value) or (_rank(value) == 4 if array is None else 1 <= array.ndim <= 4)
+    array = array_of(value)
+    return _is_scalar(value) or (rank(value) == 4 if array is None else 1 <= array.ndim <= 4)
 
 
-def _form(walk: _Walk, value: Any) -> ir.Value | None:
-    array = _array(value)
+def _form(walk: Walk, value: Any) -> ir.Value | None:
+    array = array_of(value)
     if _is_scalar(value):
         return value
     if array is None:
         return walk.to_nhwc(value)
-    moved = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(_TO_NHWC)
+    moved = array.reshape((1,) * (4 - array.ndim) + array.shape).transpose(TO_NHWC)
     return walk.constant(np.ascontiguousarray(moved), f'{value.name}.nhwc')
 
 
-def _elementwise(walk: _Walk, node: Any) -> bool:
+def _elementwise(walk: Walk, node: Any) -> bool:
     y = node.outputs[0]
-    if not _native(walk, node) or _rank(y) != 4 or not all(map(_broadcasts, node.inputs)):
+    if not _native(walk, node) or rank(y) != 4 or not all(map(_broadcasts, node.inputs)):
         return False
     attributes = {attr.name: attr.value for attr in node.attributes.values()}
     walk.replace(y, walk.insert(node.op_type, [_form(walk, value) for value in node.inputs], y, **attributes))
     return True
 
 
-def _reduce(walk: _Walk, node: Any) -> bool:
+def _batch_norm(walk: Walk, node: Any) -> bool:
+    """One that no convolution could take in, behind an activation say: a product and a sum."""
+    scale, bias, mean, variance = (array_of(value) for value in node.inputs[1:5])
+    constant = scale is not None and bias is not None and mean is not None and variance is not None
+    if not _native(walk, node) or rank(node.inputs[0]) != 4 or len(node.outputs) != 1 or not constant:
+        return False
+    factor = scale / np.sqrt(variance + node.attributes.get_float('epsilon', 1e-5))
+    y = node.outputs[0]
+    product = walk.insert(
+        'Mul', [walk.to_nhwc(node.inputs[0]), walk.constant(factor.astype(np.float32), f'{y.name}.factor')], y
+    )
+    shift = walk.constant((bias - mean * factor).astype(np.float32), f'{y.name}.shift')
+    walk.replace(y, walk.insert('Add', [product, shift], y))
+    return True
+
+
+def _reduce(walk: Walk, node: Any) -> bool:
     if not _native(walk, node) or len(node.inputs) < 2 or not node.attributes.get_int('keepdims', 1):
         return False
-    axes = _array(node.inputs[1])
-    if axes is None or axes.size == 0 or _rank(node.inputs[0]) != 4:
+    axes = array_of(node.inputs[1])
+    if axes is None or axes.size == 0 or rank(node.inputs[0]) != 4:
         return False
-    moved = np.array(sorted(_TO_NHWC.index(int(axis) % 4) for axis in axes), np.int64)
+    moved = np.array(sorted(TO_NHWC.index(int(axis) % 4) for axis in axes), np.int64)
     y, name = node.outputs[0], 'axes.' + '_'.join(map(str, moved))
     walk.replace(
         y, walk.insert(node.op_type, [walk.to_nhwc(node.inputs[0]), walk.constant(moved, name)], y, keepdims=1)
@@ -256,28 +200,28 @@ def _reduce(walk: _Walk, node: Any) -> bool:
     return True
 
 
-def _global_average_pool(walk: _Walk, node: Any) -> bool:
-    if not _native(walk, node) or _rank(node.inputs[0]) != 4:
+def _global_average_pool(walk: Walk, node: Any) -> bool:
+    if not _native(walk, node) or rank(node.inputs[0]) != 4:
         return False
     y, axes = node.outputs[0], walk.constant(np.array([1, 2], np.int64), 'axes.1_2')
     walk.replace(y, walk.insert('ReduceMean', [walk.to_nhwc(node.inputs[0]), axes], y, keepdims=1))
     return True
 
 
-def _concat(walk: _Walk, node: Any) -> bool:
-    if not _native(walk, node) or any(_rank(value) != 4 or _array(value) is not None for value in node.inputs):
+def _concat(walk: Walk, node: Any) -> bool:
+    if not _native(walk, node) or any(rank(value) != 4 or array_of(value) is not None for value in node.inputs):
         return False
-    axis, y = _TO_NHWC.index(node.attributes.get_int('axis') % 4), node.outputs[0]
+    axis, y = TO_NHWC.index(node.attributes.get_int('axis') % 4), node.outputs[0]
     walk.replace(y, walk.insert('Concat', [walk.to_nhwc(value) for value in node.inputs], y, axis=axis))
     return True
 
 
-def _pad(walk: _Walk, node: Any) -> bool:
-    pads = _array(node.inputs[1])
+def _pad(walk: Walk, node: Any) -> bool:
+    pads = array_of(node.inputs[1])
     has_axes = len(node.inputs) > 3 and node.inputs[3] is not None
     if not _native(walk, node) or pads is None or pads.size != 8 or has_axes:
         return False
-    moved = np.concatenate([pads[:4][list(_TO_NHWC)], pads[4:][list(_TO_NHWC)]]).astype(np.int64)
+    moved = np.concatenate([pads[:4][list(TO_NHWC)], pads[4:][list(TO_NHWC)]]).astype(np.int64)
     value = node.inputs[2] if len(node.inputs) > 2 else None
     y = node.outputs[0]
     inputs = [walk.to_nhwc(node.inputs[0]), walk.constant(moved, f'{y.name}.pads'), *([value] if value else [])]
@@ -285,10 +229,10 @@ def _pad(walk: _Walk, node: Any) -> bool:
     return True
 
 
-def _flatten(walk: _Walk, node: Any) -> bool:
+def _flatten(walk: Walk, node: Any) -> bool:
     """(B, C, 1, 1) to (B, C): the same numbers in the same order in both forms."""
     x, y = node.inputs[0], node.outputs[0]
-    if not _native(walk, node) or _rank(x) != 4 or _rank(y) != 2 or list(x.shape[2:]) != [1, 1]:
+    if not _native(walk, node) or rank(x) != 4 or rank(y) != 2 or list(x.shape[2:]) != [1, 1]:
         return False
     if node.op_type == 'Flatten' and node.attributes.get_int('axis', 1) != 1:
         return False
@@ -296,11 +240,12 @@ def _flatten(walk: _Walk, node: Any) -> bool:
     return True
 
 
-_RULES: dict[tuple[str, str], Callable[[_Walk, Any], bool]] = {
+_RULES: dict[tuple[str, str], Callable[[Walk, Any], bool]] = {
     (EXPORT_DOMAIN, 'HetConv2d'): _hetconv,
     ('', 'Conv'): _conv,
     ('', 'MaxPool'): _pool,
     ('', 'AveragePool'): _pool,
+    ('', 'BatchNormalization'): _batch_norm,
     ('', 'GlobalAveragePool'): _global_average_pool,
     ('', 'ReduceMean'): _reduce,
     ('', 'ReduceMax'): _reduce,

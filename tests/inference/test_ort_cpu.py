@@ -109,6 +109,14 @@ FUSED = {
     'read twice': (lambda y, x: y.relu() + y, {'Relu': 1, 'Add': 1}),
     # An activation before the sum.
     'sum last': (lambda y, x: y.relu() + x.relu(), {'Relu': 1, 'Add': 1}),
+    'batch norm behind an activation': (
+        lambda y, x: nn.functional.batch_norm(
+            y.relu(), *(torch.linspace(low, 1.0, 8, device=y.device) for low in (-1.0, 0.1, -2.0, 0.5))
+        ),
+        {'Mul': 1, 'Add': 1},
+    ),
+    'slopes': (lambda y, x: nn.functional.prelu(y, torch.linspace(-1.0, 1.0, 8, device=y.device)), {'PRelu': 1}),
+    'where': (lambda y, x: torch.where(x > 0, y, x), {'Where': 1, 'Greater': 1}),
     'broadcast': (lambda y, x: y + y.mean((2, 3), keepdim=True), {'ReduceMean': 1, 'Add': 1}),
     'constant': (lambda y, x: y + 1.0, {'Add': 1}),
     'channels': (lambda y, x: y * torch.arange(8.0, device=y.device).reshape(8, 1, 1), {'Mul': 1}),
