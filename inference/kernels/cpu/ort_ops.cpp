@@ -21,118 +21,14 @@
 #include <string>
 
 #include "layer.h"
-#include "ort_api.h"
+#include "ort_values.h"
 
 namespace {
 
 using namespace hetconv;
 
-ort::Api api;
-
-// An error of ONNX Runtime on its way up to the function that ONNX Runtime called.
-struct OrtError {
-  ort::Status* status;
-};
-
-void check(ort::Status* status) {
-  if (status) throw OrtError{status};
-}
-
-template <class Body>
-ort::Status* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const OrtError& error) {
-    return error.status;
-  } catch (const std::invalid_argument& error) {
-    return api.create_status(ort::kInvalidArgument, error.what());
-  } catch (const std::exception& error) {
-    return api.create_status(ort::kFail, error.what());
-  }
-}
-
-[[noreturn]] void refuse(const std::string& text) { throw std::invalid_argument(text); }
-
-std::vector<int64_t> shape_of(const ort::Value* value) {
-  ort::ShapeInfo* info = nullptr;
-  check(api.tensor_shape(value, &info));
-  size_t count = 0;
-  ort::Status* status = api.dimensions_count(info, &count);
-  std::vector<int64_t> shape(status ? 0 : count);
-  if (!status) status = api.dimensions(info, shape.data(), count);
-  api.release(info);
-  check(status);
-  return shape;
-}
-
-float* data_of(const ort::Value* value) {
-  void* data = nullptr;
-  check(api.tensor_data(value, &data));
-  return static_cast<float*>(data);
-}
-
-int32_t narrow(int64_t value, const char* name) {
-  if (value < 0 || value > (1 << 24)) refuse(std::string(name) + " of " + std::to_string(value) + " makes no sense");
-  return static_cast<int32_t>(value);
-}
-
-template <size_t kCount>
-void read(const ort::KernelInfo* info, const char* name, int32_t (&out)[kCount]) {
-  int64_t values[kCount] = {};
-  size_t count = kCount;
-  ort::Status* status = api.attributes(info, name, values, &count);
-  if (status || count != kCount) {
-    if (status) api.release(status);
-    refuse(std::string(name) + " must be " + std::to_string(kCount) + " ints");
-  }
-  for (size_t i = 0; i < kCount; i++) out[i] = narrow(values[i], name);
-}
-
-float read(const ort::KernelInfo* info, const char* name, float otherwise) {
-  float value = otherwise;
-  if (ort::Status* status = api.attribute(info, name, &value)) {
-    api.release(status);
-    // ONNX Runtime does not say whether it is missing or of another type, which must not pass for missing.
-    int64_t integer = 0;
-    status = api.attribute(info, name, &integer);
-    if (!status) refuse(std::string(name) + " must be a float");
-    api.release(status);
-    return otherwise;
-  }
-  return value;
-}
-
-int64_t read(const ort::KernelInfo* info, const char* name, int64_t otherwise) {
-  int64_t value = otherwise;
-  if (ort::Status* status = api.attribute(info, name, &value)) {
-    api.release(status);
-    float real = 0;
-    status = api.attribute(info, name, &real);
-    if (!status) refuse(std::string(name) + " must be an int");
-    api.release(status);
-    return otherwise;
-  }
-  return value;
-}
-
-int64_t read(const ort::KernelInfo* info, const char* name) {
-  int64_t value = 0;
-  if (ort::Status* status = api.attribute(info, name, &value)) {
-    api.release(status);
-    refuse(std::string(name) + " must be an int");
-  }
-  return value;
-}
-
-const float* constant(const ort::KernelInfo* info, size_t i, const char* name, std::vector<int64_t>* shape) {
-  int is_constant = 0;
-  const ort::Value* value = nullptr;
-  check(api.constant_input(info, i, &is_constant, &value));
-  if (!is_constant || !value) refuse(std::string(name) + " must be a constant");
-  *shape = shape_of(value);
-  return data_of(value);
-}
+using ort::api, ort::check, ort::config, ort::constant, ort::data_of, ort::guarded, ort::narrow, ort::read, ort::refuse,
+    ort::shape_of;
 
 struct Options {
   Algorithm algorithm = Algorithm::kAuto;
@@ -310,18 +206,6 @@ struct Ops {
   std::vector<Op> ops;
   ort::Domain* domain = nullptr;
 };
-
-std::string config(const ort::SessionOptions* options, const char* key) {
-  int has = 0;
-  check(api.has_config(options, key, &has));
-  if (!has) return "";
-  size_t size = 0;
-  check(api.config(options, key, nullptr, &size));
-  std::string value(size, '\0');
-  check(api.config(options, key, value.data(), &size));
-  value.resize(size ? size - 1 : 0);
-  return value;
-}
 
 }  // namespace
 
