@@ -76,8 +76,12 @@ class Winograd : public Packed {
     }
   }
 
+  static int64_t tiles_of(const Run& run) {
+    return run.batch * ((run.out_width + kOut - 1) / kOut) * ((run.out_height + kOut - 1) / kOut);
+  }
+
   int64_t block_tiles(const Run& run) const {
-    const int64_t tiles = run.batch * ((run.out_width + kOut - 1) / kOut) * ((run.out_height + kOut - 1) / kOut);
+    const int64_t tiles = tiles_of(run);
     const int64_t bytes =
         4ll * kPoints * (weights_.in_channels + weights_.out_channels) + 4ll * kOut * kOut * s_.in_channels;
     const int64_t block = std::max<int64_t>(kBlockBytes / bytes / kRows[1], 1) * kRows[1];
@@ -85,9 +89,8 @@ class Winograd : public Packed {
     return std::max<int64_t>(1, (tiles + count - 1) / std::max<int64_t>(count, 1));
   }
   size_t blocks(const Run& run) const {
-    const int64_t tiles = run.batch * ((run.out_width + kOut - 1) / kOut) * ((run.out_height + kOut - 1) / kOut);
     const int64_t block = block_tiles(run);
-    return (tiles + block - 1) / block;
+    return (tiles_of(run) + block - 1) / block;
   }
 
   void transform_input(const Run& run, const Block& b, int t, int chunk) const {
