@@ -1,18 +1,26 @@
 """From a model or an exported ONNX file to what an engine loads."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from .errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
-__all__ = ['ENGINES', 'build']
+    from .tensorrt.builder import Built
+    from .tensorrt.options import BuildOptions
 
-ENGINES = ('ort-cpu',)
+__all__ = ['ENGINES', 'TENSORRT', 'build', 'build_tensorrt']
+
+TENSORRT = ('tensorrt', 'tensorrt-rtx')
+ENGINES = ('ort-cpu', *TENSORRT)
 MAX_BUILD_ERROR = 1e-4
+# Of a whole network
+MAX_PRECISION_ERROR = {'fp32': MAX_BUILD_ERROR, 'fp16': 5e-3, 'bf16': 4e-2}
 
 
 def build(
@@ -22,11 +30,11 @@ def build(
     tune_threads: int = 0,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> tuple['onnx.ModelProto', float]:
-    """Lower a model for an engine, and compare the result with the exported model in stock ONNX Runtime.
+    """Lower a model for ONNX Runtime with our kernels, and compare the result with the exported model.
 
     Args:
         source: A name in timm's registry, or a file of `hetconv export`.
-        engine: One of `ENGINES`.
+        engine: 'ort-cpu'; the others of `ENGINES` have `build_tensorrt`.
         checkpoint: Weights for a name.
         tune_threads: Choose the layers' algorithms by measuring with so many threads; 0 for the cost model.
         report: Called with what is being done meanwhile, how much is done, and of how much.
@@ -38,29 +46,19 @@ def build(
         UserError: Unknown engine or model, a file that is not ours, a checkpoint for a file, kernels that are not
             built, or a difference above `MAX_BUILD_ERROR`.
     """
-    import numpy as np
     import onnxruntime
 
     from .engines.ort_cpu import make_session
-    from .export import INPUT, export_model, load_onnx, metadata
-    from .hetconv_op import NHWC_DOMAIN
+    from .export import metadata
     from .kernels.cpu import instruction_sets
     from .lowering.ort_cpu import to_ort_cpu
-    from .models import create_model, weights_text
     from .tune import tune
 
-    if engine not in ENGINES:
+    if engine != 'ort-cpu':
         raise UserError(f'nothing is built for engine {engine!r}, only for {", ".join(ENGINES)}')
-    if Path(source).suffix.lower() == '.onnx':
-        if checkpoint is not None:
-            raise UserError(f'{source} has its weights already: leave --checkpoint out, or give the name of a model')
-        exported = load_onnx(source)
-        if any(node.domain == NHWC_DOMAIN for node in exported.graph.node):
-            raise UserError(f'{source} is built already; give the file of `hetconv export`, or the name of a model')
-    else:
-        exported = export_model(create_model(source, checkpoint), weights=weights_text(checkpoint))
+    exported = _exported(source, checkpoint)
     lowered = to_ort_cpu(exported)
-    batch = np.random.default_rng(1).standard_normal((2, *metadata(exported)['input_size']), np.float32)
+    batch = _images(metadata(exported)['input_size'])
     if tune_threads:
         tuned = tune(lowered, batch[:1], tune_threads, report=report)
         entry = lowered.metadata_props.add()
@@ -72,8 +70,97 @@ def build(
         onnxruntime.InferenceSession(exported.SerializeToString(), providers=['CPUExecutionProvider']),
         make_session(lowered.SerializeToString()),
     )
-    expected, output = (session.run(None, {INPUT: batch})[0] for session in sessions)
-    error = float(np.abs(output - expected).max() / np.abs(expected).max())
+    error = _difference(sessions, batch)
     if not error <= MAX_BUILD_ERROR:  # also when it is not a number
         raise UserError(f'the built model differs from the exported by {error:.1e}, more than {MAX_BUILD_ERROR:.0e}')
     return lowered, error
+
+
+def build_tensorrt(
+    source: str,
+    options: 'BuildOptions',
+    checkpoint: Path | None = None,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> tuple['Built', dict[str, Any], float]:
+    """Build an engine of TensorRT or TensorRT-RTX, after its graph has been compared with the exported model.
+
+    The engine needs a GPU to run, so what is compared is the ONNX that TensorRT's parser gets, in ONNX Runtime on the
+    CPU; of a graph with our plugin, which has no form for the CPU, the same with standard operators instead. bf16 runs
+    in float32 with every value rounded.
+
+    Args:
+        source: A name in timm's registry, or a file of `hetconv export`.
+        options: What to build.
+        checkpoint: Weights for a name.
+        report: Called with what is being done, how much is done, and of how much.
+
+    Returns:
+        The engine, the model's metadata, and the graph's largest difference, relative to the largest value.
+
+    Raises:
+        UserError: See `build` and `inference.tensorrt.builder.build_engine`.
+    """
+    import onnxruntime
+
+    from .export import metadata
+    from .lowering.portable import to_portable
+    from .lowering.precision import rounded_to_float32, to_precision
+    from .tensorrt.builder import build_lowered, lower
+    from .tensorrt.flavour import load
+    from .tensorrt.options import resolve
+
+    resolve(options, load(options.engine))  # before the export, which takes longer
+    exported = _exported(source, checkpoint)
+    lowered = lower(exported, options)
+    graph = lowered.proto if not lowered.plugins else to_precision(to_portable(exported), options.precision)
+    if options.precision == 'bf16':
+        graph = rounded_to_float32(graph)
+    sessions = [
+        onnxruntime.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
+        for proto in (exported, graph)
+    ]
+    error, most = (
+        _difference(sessions, _images(metadata(exported)['input_size'])),
+        MAX_PRECISION_ERROR[options.precision],
+    )
+    del sessions
+    if not error <= most:  # also when it is not a number: values beyond fp16
+        raise UserError(
+            f'in {options.precision} the graph differs from the exported model by {error:.1e}, more than {most:.0e}'
+            + (': build with --precision bf16 or fp32' if options.precision == 'fp16' else '')
+        )
+    return build_lowered(lowered, report), metadata(exported), error
+
+
+def _exported(source: str, checkpoint: Path | None) -> 'onnx.ModelProto':
+    """The model of a name or of a file of `hetconv export`.
+
+    Raises:
+        UserError: Unknown model, a file that is not ours, or a checkpoint for a file.
+    """
+    from .export import export_model, load_onnx
+    from .hetconv_op import NHWC_DOMAIN
+    from .models import create_model, weights_text
+
+    if Path(source).suffix.lower() != '.onnx':
+        return export_model(create_model(source, checkpoint), weights=weights_text(checkpoint))
+    if checkpoint is not None:
+        raise UserError(f'{source} has its weights already: leave --checkpoint out, or give the name of a model')
+    exported = load_onnx(source)
+    if any(node.domain == NHWC_DOMAIN for node in exported.graph.node):
+        raise UserError(f'{source} is built already; give the file of `hetconv export`, or the name of a model')
+    return exported
+
+
+def _images(input_size: list[int]) -> 'np.ndarray':
+    import numpy as np
+
+    return np.random.default_rng(1).standard_normal((2, *input_size), np.float32)
+
+
+def _difference(sessions: Sequence[Any], batch: 'np.ndarray') -> float:
+    """Largest difference of the second session from the first, relative to the largest value of the first."""
+    from .export import INPUT
+
+    expected, output = (session.run(None, {INPUT: batch})[0] for session in sessions)
+    return float(abs(output - expected).max() / abs(expected).max())

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from .cli_build import build
+from .cli_common import Checkpoint, Model, require_parent
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -20,11 +22,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str, typer.Argument(help="Name of a model: of `hetconv list`, or timm's.", show_default=False)]
-Checkpoint = Annotated[
-    Optional[Path], typer.Option(help="Weights from timm's train.py; without it they are random.", show_default=False)
-]
 
 
 class Lowering(str, enum.Enum):
@@ -76,13 +73,17 @@ def list_models(
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help='Name of a model, or an ONNX file of `export`.', show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help='Name of a model, an ONNX file of `export`, or an engine.', show_default=False)
+    ],
     layers: Annotated[bool, typer.Option(help='One line a layer.')] = False,
 ) -> None:
     """Show what a model costs, exactly, and what its FLOPs promise over its dense twin; or what a file holds."""
-    from .info import show_file, show_info
+    from .info import show_engine, show_file, show_info
 
-    if Path(model).suffix.lower() == '.onnx':
+    if Path(model).suffix.lower() == '.engine':
+        show_engine(Path(model), layers)
+    elif Path(model).suffix.lower() == '.onnx':
         if layers:
             raise UserError(f'--layers needs the name of a model, not the file {model}')
         show_file(Path(model))
@@ -127,42 +128,7 @@ def export(
     print(f'{output}: {model}, {weights}, {size}, opset 18, {form_of(proto)}, {checked}')
 
 
-@app.command()
-def build(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a model, of `hetconv list` or timm's; or an ONNX file of `export`.", show_default=False
-        ),
-    ],
-    output: Annotated[Path, typer.Option('--output', '-o', help='File to write.', show_default=False)],
-    engine: Annotated[str, typer.Option(help="ort-cpu: ONNX Runtime with this project's CPU kernels.")] = 'ort-cpu',
-    checkpoint: Checkpoint = None,
-    tune: Annotated[
-        bool, typer.Option(help="Choose each layer's algorithm by measuring here, not by the cost model.")
-    ] = False,
-    threads: Annotated[
-        Optional[int], typer.Option(min=1, help='Threads to measure with; by default 1.', show_default=False)
-    ] = None,
-) -> None:
-    """Build what an engine loads, and compare it with the exported model."""
-    from .build import build as build_model
-    from .export import form_of, save_model
-    from .show import bar
-
-    require_parent(output, '.onnx')
-    if output.exists() and Path(model).exists() and output.samefile(model):
-        raise UserError(f'{output} is what is to be built from; give -o another name')
-    if threads and not tune:
-        raise UserError('--threads is for --tune; a session sets its own when it loads the file')
-    if tune:
-        with bar() as report:
-            proto, error = build_model(model, engine, checkpoint, threads or 1, report)
-    else:
-        proto, error = build_model(model, engine, checkpoint)
-    save_model(proto, output)
-    size = f'{output.stat().st_size / 1e6:.1f} MB'
-    print(f'{output}: {model} for {engine}, {size}, {form_of(proto)}, within {error:.0e} of the exported model')
+app.command()(build)  # of cli_build.py
 
 
 @app.command()
@@ -268,22 +234,6 @@ def _write_report(run: 'Run', folder: Path, accuracy: list[Path]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in write_report(run, folder, known):
         print(path)
-
-
-def require_parent(path: Path, suffix: str) -> None:
-    """Before minutes of work: is there a folder for the result?
-
-    Raises:
-        UserError: There is none, or the path is a folder itself, or has another suffix: it may be a checkpoint.
-    """
-    if path.suffix.lower() != suffix:
-        raise UserError(f'{path} must end in {suffix}')
-    if path.is_dir():
-        raise UserError(f'{path} is a folder; give the name of a file')
-    if not path.absolute().parent.is_dir():
-        raise UserError(f'{path}: the folder {path.absolute().parent} does not exist')
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise UserError(f'{path}: the folder {path.absolute().parent} cannot be written to')
 
 
 def main() -> None:

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .models import create_model, dense_twin
 
-__all__ = ['show_file', 'show_info', 'show_paper']
+__all__ = ['show_engine', 'show_file', 'show_info', 'show_paper']
 
 
 def _console() -> Console:
@@ -72,6 +74,29 @@ def show_file(path: Path) -> None:
                 print(f'tuned: {layer} runs on {algorithm}')
     for key, value in sorted(info.items()):
         print(f'{key}: {f"{value:,}" if isinstance(value, (int, float)) else json.dumps(value)}')
+
+
+def show_engine(path: Path, layers: bool) -> None:
+    """Print what the manifest beside a TensorRT engine says, after a look whether the engine is whole.
+
+    Raises:
+        UserError: The engine or its manifest is missing or damaged.
+    """
+    from .tensorrt.manifest import check
+
+    manifest = check(path)
+    info = manifest.model
+    print(f'{path}: {info.get("architecture", "a model of no registered name")} for {manifest.engine}, whole')
+    values: dict[str, Any] = manifest.model_dump(exclude={'model', 'layers', 'schema_version'})
+    values['layers'] = len(manifest.layers)
+    for key, value in [*sorted(values.items()), *sorted(info.items())]:
+        print(f'{key}: {f"{value:,}" if isinstance(value, int) else json.dumps(value)}')
+    if not layers:
+        return
+    table = Table('layer', 'type', 'does', 'tactic', box=box.SIMPLE, pad_edge=False)
+    for layer in manifest.layers:
+        table.add_row(escape(layer.name), layer.type, escape(' '.join(layer.nodes)), escape(layer.tactic))
+    _console().print(table)
 
 
 def show_paper(number: int | None) -> None:

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: engines built, described in a file beside each, and run."""

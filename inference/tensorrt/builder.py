@@ -1,0 +1,255 @@
+"""An exported model to an engine: lowered, parsed by TensorRT, built."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .flavour import load, log_of
+from .layers import Layer, from_log, inspect
+from .options import HARDWARE, BuildOptions, resolve
+from .progress import monitor_of, run_stoppable
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ['Built', 'Lowered', 'build_engine', 'build_lowered', 'lower']
+
+PLUGIN = 'hetconv::HetConv2d'
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What TensorRT's parser gets.
+
+    Attributes:
+        proto: The graph.
+        options: Those asked for, with a lowering and SMs.
+        plugins: How many of its nodes are our plugin.
+        notes: What a user should know of it.
+    """
+
+    proto: 'onnx.ModelProto'
+    options: BuildOptions
+    plugins: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine, and what is known of it.
+
+    Attributes:
+        plan: The engine, as a file has it.
+        version: Of the TensorRT that built it.
+        options, plugins, notes: As of `Lowered`; more notes.
+        network: Layers of each type that the parser made: 'CONVOLUTION', 'PLUGIN_V3', ...
+        layers: Layers of the engine; [] where this TensorRT tells them only to a machine that can load it.
+        seconds: How long TensorRT took.
+    """
+
+    plan: bytes
+    version: str
+    options: BuildOptions
+    plugins: int
+    notes: list[str]
+    network: dict[str, int]
+    layers: list[Layer]
+    seconds: float
+
+
+def build_engine(
+    proto: 'onnx.ModelProto',
+    options: BuildOptions,
+    report: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Built:
+    """Build an engine of an exported model.
+
+    Args:
+        proto: Of `export_model`.
+        options: What to build.
+        report: Called with what is being done, how much is done, and of how much; from another thread.
+
+    Raises:
+        UserError: TensorRT is not there, does not take these options, or refuses the graph, in its own words.
+        KeyboardInterrupt: Ctrl-C, after the builder has stopped.
+    """
+    return build_lowered(lower(proto, options), report)
+
+
+def lower(proto: 'onnx.ModelProto', options: BuildOptions) -> Lowered:
+    """The graph as TensorRT's parser takes it, in the precision that was asked for.
+
+    Raises:
+        UserError: As `build_engine`; or a weight that the precision does not hold.
+    """
+    from ..lowering.portable import to_portable
+    from ..lowering.precision import to_precision
+
+    options, notes = resolve(options, load(options.engine))
+    if options.lowering == 'portable':
+        return Lowered(to_precision(to_portable(proto), options.precision), options, 0, notes)
+    # The plugin: its nodes, and in `_network` its registration.
+    from ..lowering.tensorrt import to_tensorrt
+
+    lowered = to_tensorrt(proto, options.precision, _plugin_sm(options))
+    plugins = sum(node.op_type == 'HetConv2d' for node in lowered.graph.node)
+    if not plugins:
+        notes = [*notes, 'no layer of this model is one for the plugin: built from standard operators']
+    return Lowered(lowered, options, plugins, notes)
+
+
+def _plugin_sm(options: BuildOptions) -> int:
+    """What the plugin's kernel is compiled for: the GPU's SM, or the oldest that may load the engine."""
+    return 80 if options.hardware_compatible == 'ampere-plus' else options.sms[0]
+
+
+def build_lowered(lowered: Lowered, report: Callable[[str, int, int], None] = lambda what, done, total: None) -> Built:
+    """Build what `lower` made.
+
+    Raises:
+        UserError: TensorRT refuses the graph, or finds no way to build it, in its own words.
+        KeyboardInterrupt: Ctrl-C, after the builder has stopped.
+    """
+    options = lowered.options
+    trt = load(options.engine)
+    log = log_of(trt)
+    builder = trt.Builder(log)
+    network = _network(trt, log, builder, lowered)
+    config = builder.create_builder_config()
+    _configure(trt, config, options)
+    _profiles(builder, config, network, options)
+    cache, notes = _read_timing_cache(config, log, options)
+    monitor = monitor_of(trt, report)
+    config.progress_monitor = monitor
+    begin, started = len(log.lines), time.perf_counter()
+    memory = run_stoppable(lambda: builder.build_serialized_network(network, config), monitor.stopped)
+    if monitor.error is not None:
+        raise monitor.error
+    if memory is None:
+        raise UserError(f'{options.engine} {trt.__version__} cannot build this network: {log.words(begin)}')
+    plan, seconds = bytes(memory), time.perf_counter() - started
+    if cache is not None and options.timing_cache is not None:
+        write_atomically(options.timing_cache, bytes(cache.serialize()))
+    layers = from_log(log.since(begin, 'VERBOSE', 'INFO'))
+    if not layers and options.engine == 'tensorrt':
+        layers = inspect(plan, options.engine)
+    kinds = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
+    return Built(
+        plan=plan,
+        version=trt.__version__,
+        options=options,
+        plugins=lowered.plugins,
+        notes=[*lowered.notes, *notes],
+        network=dict(sorted(kinds.items())),
+        layers=layers,
+        seconds=seconds,
+    )
+
+
+def _network(trt: Any, log: Any, builder: Any, lowered: Lowered) -> Any:
+    """Parse the graph into a strongly typed network.
+
+    Raises:
+        UserError: The parser refuses a node; its own words, and which.
+    """
+    flags = trt.NetworkDefinitionCreationFlag
+    wanted = ['STRONGLY_TYPED']
+    if lowered.options.lowering == 'plugin':
+        from .plugin import register
+
+        register(_plugin_sm(lowered.options))
+        wanted.append('PREFER_AOT_PYTHON_PLUGINS')
+        if not hasattr(flags, wanted[-1]):
+            raise UserError(
+                f'TensorRT {trt.__version__} has no plugins that are compiled ahead of time: '
+                f"pip install -U 'timm-hetconv[gpu]', or --lowering portable"
+            )
+    network = builder.create_network(sum(1 << int(getattr(flags, name)) for name in wanted))
+    parser = trt.OnnxParser(network, log)
+    begin = len(log.lines)
+    if not parser.parse(lowered.proto.SerializeToString()):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        said = dict.fromkeys(f'{error.node_operator()} {error.node_name()!r}: {error.desc()}' for error in errors)
+        raise UserError(f'the ONNX parser of {lowered.options.engine} refuses {"; ".join(said) or log.words(begin)}')
+    return network
+
+
+def _configure(trt: Any, config: Any, options: BuildOptions) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the layers can be inspected
+    config.builder_optimization_level = options.optimization_level
+    for wanted, flag in (
+        (options.refit, 'REFIT'),
+        (options.version_compatible, 'VERSION_COMPATIBLE'),
+        (options.weight_streaming, 'WEIGHT_STREAMING'),
+    ):
+        if wanted:
+            config.set_flag(getattr(trt.BuilderFlag, flag))
+    if options.hardware_compatible:
+        level = getattr(trt.HardwareCompatibilityLevel, HARDWARE[options.hardware_compatible], None)
+        if level is None:
+            raise UserError(
+                f'TensorRT {trt.__version__} has no hardware compatibility {options.hardware_compatible!r}: '
+                f'take ampere-plus, or a newer version'
+            )
+        config.hardware_compatibility_level = level
+    if options.engine == 'tensorrt-rtx':
+        config.num_compute_capabilities = len(options.sms)
+        for index, sm in enumerate(options.sms):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f'SM{sm}'), index)
+
+
+def _profiles(builder: Any, config: Any, network: Any, options: BuildOptions) -> None:
+    for smallest, usual, largest in options.profiles:
+        profile = builder.create_optimization_profile()
+        for i in range(network.num_inputs):
+            tensor = network.get_input(i)
+            batch, *sample = tensor.shape
+            if batch >= 0 or any(size < 0 for size in sample):
+                raise UserError(
+                    f'input {tensor.name!r} has the shape {tuple(tensor.shape)}: only the batch may be dynamic, and '
+                    f'it must be; `hetconv export` makes such a file'
+                )
+            profile.set_shape(tensor.name, (smallest, *sample), (usual, *sample), (largest, *sample))
+        config.add_optimization_profile(profile)
+
+
+def _read_timing_cache(config: Any, log: Any, options: BuildOptions) -> tuple[Any, list[str]]:
+    """The cache to build with and a note where the file was of no use."""
+    if options.timing_cache is None:
+        return None, []
+    data, begin = b'', len(log.lines)
+    if options.timing_cache.exists():
+        try:
+            data = options.timing_cache.read_bytes()
+        except OSError as error:
+            raise UserError(f'{options.timing_cache}: {error.strerror}') from error
+    cache = config.create_timing_cache(data)
+    taken = cache is not None and config.set_timing_cache(cache, False)
+    # TensorRT gives an empty cache for one that it cannot read, and says so in its log only.
+    refused = data and (not taken or any('timing cache' in line for line in log.since(begin, 'WARNING', 'ERROR')))
+    if not taken:
+        cache = config.create_timing_cache(b'')
+        config.set_timing_cache(cache, False)
+    word = f'{options.timing_cache} is damaged, or of another TensorRT or GPU: begun anew'
+    return cache, [word] if refused else []
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write beside, then rename: no reader ever sees half a file.
+
+    Raises:
+        UserError: The folder does not exist or cannot be written to.
+    """
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror}') from error
+    finally:
+        temporary.unlink(missing_ok=True)
