@@ -11,6 +11,7 @@ bfloat16 in any, and there is no other consumer (ONNX Runtime has no such kernel
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..hetconv_op import PLUGIN_DOMAIN
 
 if TYPE_CHECKING:
     import onnx
@@ -19,6 +20,7 @@ __all__ = ['PRECISIONS', 'rounded_to_float32', 'to_precision']
 
 PRECISIONS = ('fp32', 'fp16', 'bf16')
 ONNX_TYPES = {'fp32': 'tensor(float)', 'fp16': 'tensor(float16)', 'bf16': 'tensor(bfloat16)'}
+PLUGIN_EPILOGUE = 2  # the input of our TensorRT plugin that is float32 in every precision
 # A bound beyond the range of half precision bounds nothing, so it may become the largest value.
 SATURATING = {('Clip', 1), ('Clip', 2)}
 
@@ -43,7 +45,7 @@ def to_precision(proto: 'onnx.ModelProto', precision: str) -> 'onnx.ModelProto':
         raise UserError(f'unknown precision {precision!r}; there are {", ".join(PRECISIONS)}')
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
     if precision != 'fp32':
-        _Conversion(model.graph, precision).run()
+        _Conversion(model.graph, precision, model.opset_imports['']).run()
     converted = ir.to_proto(model)
     onnx.checker.check_model(converted)
     return converted
@@ -52,12 +54,14 @@ def to_precision(proto: 'onnx.ModelProto', precision: str) -> 'onnx.ModelProto':
 class _Conversion:
     """One conversion of a graph in place: which nodes stay float32, and the casts made so far."""
 
-    def __init__(self, graph: Any, precision: str) -> None:
+    def __init__(self, graph: Any, precision: str, opset: int) -> None:
+        import onnx
         import onnx_ir as ir
 
         self.graph, self.precision = graph, precision
         self.half = {'fp16': ir.DataType.FLOAT16, 'bf16': ir.DataType.BFLOAT16}[precision]
         self.float = ir.DataType.FLOAT
+        self.opset = opset if precision == 'fp16' else onnx.defs.onnx_opset_version()
         self.kept: set[Any] = set()
         self.casts: dict[tuple[Any, Any], Any] = {}
 
@@ -95,9 +99,11 @@ class _Conversion:
         """ONNX allows the half type for this input or output; other domains take and give what they get."""
         import onnx
 
+        if node.domain == PLUGIN_DOMAIN:
+            return parameters != 'inputs' or index != PLUGIN_EPILOGUE
         if node.domain not in ('', 'ai.onnx'):
             return True
-        formal = getattr(onnx.defs.get_schema(node.op_type, ''), parameters)
+        formal = getattr(onnx.defs.get_schema(node.op_type, self.opset, ''), parameters)
         types = formal[min(index, len(formal) - 1)].types
         return ONNX_TYPES[self.precision] in types or ONNX_TYPES['fp32'] not in types
 
