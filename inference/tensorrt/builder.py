@@ -173,10 +173,19 @@ def _network(trt: Any, log: Any, builder: Any, lowered: Lowered) -> Any:
     parser = trt.OnnxParser(network, log)
     begin = len(log.lines)
     if not parser.parse(lowered.proto.SerializeToString()):
-        errors = [parser.get_error(i) for i in range(parser.num_errors)]
-        said = dict.fromkeys(f'{error.node_operator()} {error.node_name()!r}: {error.desc()}' for error in errors)
+        said = dict.fromkeys(_parser_words(parser.get_error(i)) for i in range(parser.num_errors))
         raise UserError(f'the ONNX parser of {lowered.options.engine} refuses {"; ".join(said) or log.words(begin)}')
     return network
+
+
+def _parser_words(error: Any) -> str:
+    """Which node, what kind of error, and what the parser says of it, which may be the condition that did not hold."""
+    kind = error.code().name.lower().replace('_', ' ')
+    return f'{error.node_operator()} {error.node_name()!r}: {kind} ({_one_line(error.desc())})'
+
+
+def _one_line(text: str) -> str:
+    return ' '.join(text.split())
 
 
 def _configure(trt: Any, config: Any, options: BuildOptions) -> None:

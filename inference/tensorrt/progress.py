@@ -64,22 +64,28 @@ def run_stoppable(work: Callable[[], Any], stop: threading.Event) -> Any:
     """
     result: list[Any] = []
     errors: list[BaseException] = []
+    ended = threading.Event()
 
     def body() -> None:
         try:
             result.append(work())
         except BaseException as error:
             errors.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=body, name='build', daemon=True)
     thread.start()
     try:
-        while thread.is_alive():
-            thread.join(0.1)
+        while not ended.wait(0.1):  # an event, since a join that was interrupted takes the thread for ended
+            pass
     except KeyboardInterrupt:
         stop.set()
-        thread.join()
+        ended.wait()
         raise
+    finally:
+        if ended.is_set():
+            thread.join()
     if errors:
         raise errors[0]
     return result[0]
