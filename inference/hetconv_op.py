@@ -14,10 +14,11 @@ operator inlines the function, and one file serves both.
 
 from typing import Any
 
-__all__ = ['DOMAIN', 'NHWC_DOMAIN', 'OPSET', 'OP_TYPE', 'VERSION', 'function', 'translate']
+__all__ = ['DOMAIN', 'NHWC_DOMAIN', 'OPSET', 'OP_TYPE', 'PLUGIN_DOMAIN', 'VERSION', 'function', 'translate']
 
 DOMAIN = 'hetconv'
 NHWC_DOMAIN = 'hetconv.nhwc'  # of the CPU kernels; see lowering/nhwc.py
+PLUGIN_DOMAIN = 'hetconv.tensorrt'  # of the TensorRT plugin; see lowering/tensorrt.py
 OP_TYPE = 'HetConv2d'
 VERSION = 1
 OPSET = 18

@@ -5,7 +5,7 @@ from typing import Any
 from onnxscript import ir
 from onnxscript.rewriter import MatchResult, RewriteRuleClassBase, RewriteRuleSet
 
-from ..hetconv_op import NHWC_DOMAIN as DOMAIN
+from ..hetconv_op import NHWC_DOMAIN
 
 __all__ = ['rules']
 
@@ -17,18 +17,17 @@ def _is_unknown(size: Any) -> bool:
     return isinstance(size, ir.SymbolicDim) and size.value is None  # two of these are equal, and say nothing
 
 
-def _conv(op: Any, op_type: str) -> Any:
-    return getattr(op, op_type)(
-        _domain=DOMAIN, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=['conv']
-    )
-
-
 class _IntoConv(RewriteRuleClassBase):
     """What the rules share: a convolution whose output only the next node reads."""
 
-    def __init__(self, op_type: str, name: str) -> None:
+    def __init__(self, op_type: str, domain: str, name: str) -> None:
         super().__init__(f'{name}Into{op_type}')
-        self.op_type = op_type
+        self.op_type, self.domain = op_type, domain
+
+    def _conv(self, op: Any) -> Any:
+        return getattr(op, self.op_type)(
+            _domain=self.domain, _allow_other_inputs=True, _allow_other_attributes=True, _outputs=['conv']
+        )
 
     def _check(self, conv: ir.Value) -> MatchResult:
         result = MatchResult()
@@ -40,14 +39,14 @@ class _IntoConv(RewriteRuleClassBase):
 
     def _again(self, op: Any, conv: ir.Value, inputs: list[Any], **attributes: Any) -> Any:
         old: dict[str, Any] = dict(conv.producer().attributes)
-        return getattr(op, self.op_type)(*inputs, _domain=DOMAIN, **{**old, **attributes})
+        return getattr(op, self.op_type)(*inputs, _domain=self.domain, **{**old, **attributes})
 
 
 class FuseResidual(_IntoConv):
     """Add(conv, z) with z of the same shape, in either order."""
 
     def pattern(self, op: Any, z: Any) -> Any:
-        return op.Add(_conv(op, self.op_type), z, _outputs=['y'])
+        return op.Add(self._conv(op), z, _outputs=['y'])
 
     def check(self, op: Any, conv: ir.Value, z: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
         del op
@@ -71,7 +70,7 @@ class FuseRelu(_IntoConv):
     """Relu(conv) as a lower bound of 0."""
 
     def pattern(self, op: Any) -> Any:
-        return op.Relu(_conv(op, self.op_type))
+        return op.Relu(self._conv(op))
 
     def check(self, op: Any, conv: ir.Value, **_: Any) -> MatchResult:
         del op
@@ -85,7 +84,7 @@ class FuseClip(_IntoConv):
     """Clip(conv, low, high) with constant bounds, such as ReLU6."""
 
     def pattern(self, op: Any, low: Any, high: Any) -> Any:
-        return op.Clip(_conv(op, self.op_type), low, high)
+        return op.Clip(self._conv(op), low, high)
 
     def check(self, op: Any, conv: ir.Value, low: ir.Value, high: ir.Value, **_: Any) -> MatchResult:
         del op
@@ -106,9 +105,13 @@ class FuseClip(_IntoConv):
         return self._again(op, conv, list(conv.producer().inputs), **bounds)
 
 
-def rules() -> RewriteRuleSet:
-    """The rules in their order: a residual sum comes before an activation."""
+def rules(domain: str = NHWC_DOMAIN) -> RewriteRuleSet:
+    """The rules in their order: a residual sum comes before an activation.
+
+    Args:
+        domain: Of the convolutions, which must all have a bias.
+    """
     ordered: list[Any] = []
     for fuse, name in ((FuseResidual, 'Residual'), (FuseRelu, 'Relu'), (FuseClip, 'Clip')):
-        ordered += [fuse.rule(op_type, name) for op_type in _RESIDUAL]
+        ordered += [fuse.rule(op_type, domain, name) for op_type in _RESIDUAL]
     return RewriteRuleSet(ordered, commute=True)

@@ -21,6 +21,8 @@ __all__ = ['PRECISIONS', 'rounded_to_float32', 'to_precision']
 PRECISIONS = ('fp32', 'fp16', 'bf16')
 ONNX_TYPES = {'fp32': 'tensor(float)', 'fp16': 'tensor(float16)', 'bf16': 'tensor(bfloat16)'}
 PLUGIN_EPILOGUE = 2  # the input of our TensorRT plugin that is float32 in every precision
+# Inputs of our TensorRT plugin that it reads in float32 (see tensorrt.py).
+FLOAT32 = {('hetconv.tensorrt', op_type, 2) for op_type in ('HetConv2d', 'HetConv2dResidual')}
 # A bound beyond the range of half precision bounds nothing, so it may become the largest value.
 SATURATING = {('Clip', 1), ('Clip', 2)}
 
@@ -102,7 +104,7 @@ class _Conversion:
         if node.domain == PLUGIN_DOMAIN:
             return parameters != 'inputs' or index != PLUGIN_EPILOGUE
         if node.domain not in ('', 'ai.onnx'):
-            return True
+            return parameters == 'outputs' or (node.domain, node.op_type, index) not in FLOAT32
         formal = getattr(onnx.defs.get_schema(node.op_type, self.opset, ''), parameters)
         types = formal[min(index, len(formal) - 1)].types
         return ONNX_TYPES[self.precision] in types or ONNX_TYPES['fp32'] not in types
@@ -196,27 +198,30 @@ class _Conversion:
 
 
 def rounded_to_float32(proto: 'onnx.ModelProto') -> 'onnx.ModelProto':
-    """A bfloat16 graph in float32, with every value rounded to bfloat16 where the graph has it.
+    """A graph of `to_precision` in float32, with every value rounded to half precision where the graph has it.
 
-    That is what hardware with float32 accumulators computes, and stock ONNX Runtime runs it on a CPU: Cast is the one
-    operator with bfloat16 that it needs.
+    That is what hardware with float32 accumulators computes, overflow included, and stock ONNX Runtime runs it on a
+    CPU. There it has no operators with bfloat16 but Cast, and leaves out the roundings to float16 between two nodes
+    that it computes in float32.
     """
     import numpy as np
     import onnx
     import onnx_ir as ir
 
     model = ir.from_proto(proto)
-    graph, half, single = model.graph, ir.DataType.BFLOAT16, ir.DataType.FLOAT
+    graph, single = model.graph, ir.DataType.FLOAT
+    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     for value in graph.initializers.values():
-        if value.dtype == half:
+        if value.dtype in halves:
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
             value.dtype = single
     for node in list(graph):
         for name, attr in list(node.attributes.items()):
-            if attr.type == ir.AttributeType.TENSOR and attr.value.dtype == half:
+            if attr.type == ir.AttributeType.TENSOR and attr.value.dtype in halves:
                 node.attributes[name] = ir.AttrTensor(name, ir.tensor(attr.value.numpy().astype(np.float32)))
-        for output in [value for value in node.outputs if value.dtype == half]:
-            uses, last, value = tuple(output.uses()), node, output
+        for output in [value for value in node.outputs if value.dtype in halves]:
+            uses, half = tuple(output.uses()), ir.DataType(int(output.dtype or single))
+            last, value = node, output
             if node.op_type != 'Cast':
                 output.dtype = single
             for to in (single,) if node.op_type == 'Cast' else (half, single):

@@ -10,7 +10,7 @@ from typing import Any
 
 from .tiles import ANY, ITEM, TILES, Tile
 
-__all__ = ['SMS', 'Kernel', 'Variant', 'compile_kernel', 'for_sm', 'strip_hidden_parameters', 'variants']
+__all__ = ['SMS', 'Kernel', 'Variant', 'compile_kernel', 'for_sm', 'for_target', 'strip_hidden_parameters', 'variants']
 
 # Compute capabilities, and for each the oldest PTX version that has it, in Triton's form (80 is 8.0, CUDA 12.0): a
 # driver refuses newer ones than its own.
@@ -68,6 +68,18 @@ class Kernel:
 def for_sm(tile: Tile, sm: int) -> Tile:
     """The tile with the number of stages that fits into shared memory: barriers take a little of it on SM 100."""
     return replace(tile, stages=tile.stages - 1) if sm in (100, 103) and tile.stages > 2 else tile
+
+
+def for_target(sm: int) -> int:
+    """The one of `SMS` whose code runs on a GPU: its own, or an older one's whose PTX newer GPUs take too.
+
+    Raises:
+        ValueError: There is none, the GPU is older than Ampere.
+    """
+    forward = [target for target in (80, 86, 89) if target <= sm]
+    if not forward:
+        raise ValueError(f'SM {sm} is older than {SMS[0]}, for which the kernel is compiled')
+    return sm if sm in SMS else forward[-1]
 
 
 def variants() -> list[Variant]:

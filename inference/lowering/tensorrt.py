@@ -1,0 +1,144 @@
+"""An exported model for TensorRT: HetConv2d layers as nodes of our plugin, all else as standard operators.
+
+The parser of TensorRT makes a plugin of a node by its operator's name, the attribute `plugin_namespace`, and the
+attributes that the plugin declares (see ../tensorrt/plugin.py).
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ..hetconv_op import DOMAIN, OP_TYPE, PLUGIN_DOMAIN
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ['NAMESPACE', 'PLUGINS', 'to_tensorrt']
+
+NAMESPACE = 'hetconv'  # of the plugins in TensorRT's registry
+PLUGINS = ('HetConv2d', 'HetConv2dResidual')  # a plugin has a fixed number of inputs
+# Channels that a pixel must have in whole vectors: TensorRT's HWC8 pads to eight, HWC does not.
+VECTOR = {'fp32': 1, 'fp16': 8, 'bf16': 8}
+
+
+def to_tensorrt(proto: 'onnx.ModelProto', precision: str, sm: int) -> 'onnx.ModelProto':
+    """Lower what `export_model` made.
+
+    A residual sum and a ReLU or Clip behind a HetConv2d become part of it. A layer whose channels do not fill the
+    vectors of TensorRT's formats stays two convolutions and a sum.
+
+    Args:
+        proto: HetConv2d nodes and standard operators, float32.
+        precision: 'fp32', 'fp16' or 'bf16'.
+        sm: Compute capability that the plugin's kernel is compiled for, 86 for 8.6.
+
+    Returns:
+        A new model with the same inputs, outputs and metadata.
+    """
+    import onnx
+    import onnx_ir as ir
+    from onnxscript import rewriter
+
+    from . import epilogue
+    from .portable import to_portable
+    from .precision import to_precision
+
+    model = ir.from_proto(proto)
+    chosen = [node for node in model.graph if _is_for_plugin(node, VECTOR[precision])]
+    for node in chosen:
+        _with_bias(model.graph, node)
+        node.domain = PLUGIN_DOMAIN
+    model.opset_imports[PLUGIN_DOMAIN] = 1
+    rewriter.rewrite(model, pattern_rewrite_rules=epilogue.rules(PLUGIN_DOMAIN))
+    for node in [node for node in model.graph if node.domain == PLUGIN_DOMAIN]:
+        _to_plugin(model.graph, node, precision, sm)
+    used = {value for node in model.graph for value in node.inputs}
+    for name, value in list(model.graph.initializers.items()):
+        if value not in used:
+            del model.graph.initializers[name]
+    lowered = to_precision(to_portable(ir.to_proto(model)), precision)
+    onnx.checker.check_model(lowered)
+    return lowered
+
+
+def _is_for_plugin(node: Any, vector: int) -> bool:
+    import onnx_ir as ir
+
+    if node.domain != DOMAIN or node.op_type != OP_TYPE:
+        return False
+    weights = [ir.convenience.get_const_tensor(value) for value in node.inputs[1:] if value is not None]
+    if any(weight is None for weight in weights):
+        return False
+    n, m = weights[0].numpy().shape[:2]
+    odd = all(size % 2 for size in node.attributes.get_ints('kernel_shape'))
+    return odd and n % vector == 0 and m % vector == 0
+
+
+def _constant(graph: Any, array: Any, name: str) -> Any:
+    import onnx_ir as ir
+
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+    graph.register_initializer(value)
+    return value
+
+
+def _with_bias(graph: Any, node: Any) -> None:
+    """Give a node a bias that has none: the fourth input, after which the residual comes."""
+    import numpy as np
+
+    if len(node.inputs) < 4 or node.inputs[3] is None:
+        zeros = _constant(graph, np.zeros(node.inputs[1].shape[0], np.float32), f'{node.outputs[0].name}.zero_bias')
+        node.resize_inputs(4)
+        node.replace_input_with(3, zeros)
+
+
+def _to_plugin(graph: Any, node: Any, precision: str, sm: int) -> None:
+    """A fused HetConv2d node -> x, packed weights, epilogue and residual, with the plugin's attributes."""
+    import numpy as np
+    import onnx_ir as ir
+
+    from ..kernels.gpu.tiles import ITEM, Layer, pack
+
+    x, w, w_kxk, bias, *residual = node.inputs
+    arrays = [ir.convenience.get_const_tensor(value).numpy() for value in (w, w_kxk, bias)]
+    n, m = arrays[0].shape[:2]
+    attributes = {key: list(node.attributes.get_ints(key)) for key in ('kernel_shape', 'strides', 'dilations')}
+    part = node.attributes.get_int('part')
+    kernel, stride, dilation = (tuple(value) for value in attributes.values())
+    layer = Layer(m, n, part, kernel, stride, dilation)
+    taps = arrays[1].reshape(n, m // part, -1)
+    centre = layer.taps // 2
+    w_1x1 = arrays[0].reshape(n, m).copy()
+    for i in range(n):  # the operator may have values at the centre of W_kxk: see hetconv_op.py
+        first = i // layer.group_out * layer.group_in
+        w_1x1[i, first : first + layer.group_in] += taps[i, :, centre]
+    packed = pack(layer, w_1x1, np.delete(taps, centre, axis=2), ITEM[precision])
+    y = node.outputs[0]
+    inputs = [
+        x,
+        _constant(graph, packed, f'{y.name}.weight'),
+        _constant(graph, arrays[2].reshape(1, n).astype(np.float32), f'{y.name}.epilogue'),
+        *residual,
+    ]
+    plugin = ir.Node(
+        PLUGIN_DOMAIN,
+        PLUGINS[bool(residual)],
+        inputs,
+        [
+            ir.AttrString('plugin_namespace', NAMESPACE),
+            ir.AttrString('plugin_version', '1'),
+            ir.AttrInt64('aot', 1),
+            ir.AttrInt64('part', part),
+            *(ir.AttrInt64s(key, value) for key, value in attributes.items()),
+            ir.AttrFloat32('low', node.attributes.get_float('min', -math.inf)),
+            ir.AttrFloat32('high', node.attributes.get_float('max', math.inf)),
+            ir.AttrInt64('sm', sm),
+        ],
+        num_outputs=1,
+        name=node.name,
+    )
+    output = plugin.outputs[0]
+    output.name, output.type, output.shape = y.name, y.type, y.shape
+    graph.insert_before(node, plugin)
+    ir.convenience.replace_all_uses_with(y, output, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
