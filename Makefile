@@ -53,7 +53,7 @@ $(VENV)/.bench: $(SOURCES) | $(VENV)/pyvenv.cfg
 	touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,rtx,dev]'
 	touch $@ $(VENV)/.bench
 
 clean:

@@ -85,8 +85,8 @@ def build_tensorrt(
     """Build an engine of TensorRT or TensorRT-RTX, after its graph has been compared with the exported model.
 
     The engine needs a GPU to run, so what is compared is the ONNX that TensorRT's parser gets, in ONNX Runtime on the
-    CPU; of a graph with our plugin, which has no form for the CPU, the same with standard operators instead. bf16 runs
-    in float32 with every value rounded.
+    CPU, half precision in float32 with every value rounded; of a graph with our plugin, which has no form for the CPU,
+    the same with standard operators instead.
 
     Args:
         source: A name in timm's registry, or a file of `hetconv export`.
@@ -113,7 +113,7 @@ def build_tensorrt(
     exported = _exported(source, checkpoint)
     lowered = lower(exported, options)
     graph = lowered.proto if not lowered.plugins else to_precision(to_portable(exported), options.precision)
-    if options.precision == 'bf16':
+    if options.precision != 'fp32':
         graph = rounded_to_float32(graph)
     sessions = [
         onnxruntime.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])

@@ -143,7 +143,7 @@ def _build_tensorrt(model: str, output: Path, engine: str, checkpoint: Path | No
     manifest = save_engine(output, built, info, error)
     for note in built.notes:
         print(f'note: {note}', file=sys.stderr)
-    form = f'{manifest.plugin.layers} layers on our plugin' if manifest.plugin else 'standard operators only'
+    form = f'{sum(manifest.plugins.values())} layers on our plugin' if manifest.plugins else 'standard operators only'
     batches = ', '.join(f'{p.min} to {p.max}' if p.min < p.max else str(p.min) for p in manifest.profiles)
     print(
         f'{output}: {model} for {engine} {manifest.engine_version}, SM {", ".join(map(str, manifest.sms))}, '

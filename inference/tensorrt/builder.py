@@ -4,11 +4,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..hetconv_op import PLUGIN_DOMAIN
 from .flavour import load, log_of
 from .layers import Layer, from_log, inspect
 from .options import HARDWARE, BuildOptions, resolve
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ['Built', 'Lowered', 'build_engine', 'build_lowered', 'lower']
 
-PLUGIN = 'hetconv::HetConv2d'
-
 
 @dataclass(frozen=True)
 class Lowered:
@@ -29,13 +28,13 @@ class Lowered:
     Attributes:
         proto: The graph.
         options: Those asked for, with a lowering and SMs.
-        plugins: How many of its nodes are our plugin.
+        plugins: How many of its nodes are a plugin of ours, by the plugin's name.
         notes: What a user should know of it.
     """
 
     proto: 'onnx.ModelProto'
     options: BuildOptions
-    plugins: int = 0
+    plugins: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -55,7 +54,7 @@ class Built:
     plan: bytes
     version: str
     options: BuildOptions
-    plugins: int
+    plugins: dict[str, int]
     notes: list[str]
     network: dict[str, int]
     layers: list[Layer]
@@ -92,13 +91,14 @@ def lower(proto: 'onnx.ModelProto', options: BuildOptions) -> Lowered:
 
     options, notes = resolve(options, load(options.engine))
     if options.lowering == 'portable':
-        return Lowered(to_precision(to_portable(proto), options.precision), options, 0, notes)
+        return Lowered(to_precision(to_portable(proto), options.precision), options, {}, notes)
     # The plugin: its nodes, and in `_network` its registration.
-    from ..lowering.tensorrt import to_tensorrt
+    from ..lowering.tensorrt import NAMESPACE, to_tensorrt
 
     lowered = to_tensorrt(proto, options.precision, _plugin_sm(options))
-    plugins = sum(node.op_type == 'HetConv2d' for node in lowered.graph.node)
+    plugins = dict(Counter(f'{NAMESPACE}::{node.op_type}' for node in lowered.graph.node if node.domain != ''))
     if not plugins:
+        options = replace(options, lowering='portable')
         notes = [*notes, 'no layer of this model is one for the plugin: built from standard operators']
     return Lowered(lowered, options, plugins, notes)
 
@@ -162,7 +162,7 @@ def _network(trt: Any, log: Any, builder: Any, lowered: Lowered) -> Any:
     if lowered.options.lowering == 'plugin':
         from .plugin import register
 
-        register(_plugin_sm(lowered.options))
+        register()
         wanted.append('PREFER_AOT_PYTHON_PLUGINS')
         if not hasattr(flags, wanted[-1]):
             raise UserError(

@@ -33,20 +33,6 @@ class Profile(BaseModel):
     max: int
 
 
-class Plugin(BaseModel):
-    """Our plugin inside an engine.
-
-    Attributes:
-        name: As TensorRT's registry has it.
-        layers: How many layers of the engine are it.
-    """
-
-    model_config = ConfigDict(extra='forbid')
-
-    name: str
-    layers: int
-
-
 class Manifest(BaseModel):
     """What the file beside an engine says.
 
@@ -62,7 +48,7 @@ class Manifest(BaseModel):
         options: Other options of the build.
         size: Bytes of the engine.
         sha256: Of the engine.
-        plugin: None where the engine has none.
+        plugins: How many layers are plugins of ours, by the plugin's name in TensorRT's registry.
         graph_error: Largest difference of the graph that TensorRT got from the exported model, run by ONNX Runtime,
             relative to the largest value. The engine itself was not run.
         build_seconds: How long TensorRT took.
@@ -84,7 +70,7 @@ class Manifest(BaseModel):
     options: dict[str, Any]
     size: int
     sha256: str
-    plugin: Plugin | None
+    plugins: dict[str, int]
     graph_error: float
     build_seconds: float
     network: dict[str, int]
@@ -109,7 +95,7 @@ def save_engine(path: Path, built: 'Built', model: dict[str, Any], graph_error: 
         UserError: The folder does not exist or cannot be written to.
     """
     from ..rows import write_text_atomically
-    from .builder import PLUGIN, write_atomically
+    from .builder import write_atomically
 
     options = built.options
     manifest = Manifest(
@@ -129,7 +115,7 @@ def save_engine(path: Path, built: 'Built', model: dict[str, Any], graph_error: 
         },
         size=len(built.plan),
         sha256=hashlib.sha256(built.plan).hexdigest(),
-        plugin=Plugin(name=PLUGIN, layers=built.plugins) if built.plugins else None,
+        plugins=built.plugins,
         graph_error=graph_error,
         build_seconds=round(built.seconds, 3),
         network=built.network,

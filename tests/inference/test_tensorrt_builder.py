@@ -64,7 +64,7 @@ def test_an_engine_without_a_gpu(name, sms, exported):
     known = flavour.architectures(flavour.load('tensorrt-rtx'))
     assert built.options.sms == (sms or tuple(sm for sm in known if sm >= 80))
     assert built.options.lowering == 'portable'
-    assert built.plugins == 0
+    assert not built.plugins
     assert not built.notes
 
 
@@ -390,6 +390,25 @@ def test_a_timing_cache_is_written_and_a_damaged_one_begun_anew(stand_in, export
     cache.mkdir()
     with pytest.raises(UserError, match=r'times.cache: Is a directory'):
         build_engine(proto, settings)
+
+
+@pytest.mark.parametrize('hardware', [None, 'ampere-plus'])
+def test_the_graph_for_the_plugin(hardware, exported, monkeypatch):
+    """Every HetConv layer is a node of it, for this GPU or for the oldest that may load the engine."""
+    pytest.importorskip('inference.lowering.tensorrt')
+    monkeypatch.setattr(builder_module, 'load', lambda engine: None)
+    monkeypatch.setattr(gpu, 'local_sm', lambda: 86)
+    lowered = lower(exported(SMALL)[1], BuildOptions('tensorrt', hardware_compatible=hardware))
+    assert sum(lowered.plugins.values()) == 18
+    assert all(name.startswith('hetconv::HetConv2d') for name in lowered.plugins)
+    nodes = [node for node in lowered.proto.graph.node if node.domain]
+    sms = {attr.i for node in nodes for attr in node.attribute if attr.name == 'sm'}
+    assert sms == {80 if hardware else 86}
+    assert not lowered.notes
+    dense = lower(exported('hetconv_resnet20_cifar_p1')[1], BuildOptions('tensorrt'))
+    assert dense.notes == ['no layer of this model is one for the plugin: built from standard operators']
+    assert not dense.plugins
+    assert dense.options.lowering == 'portable'
 
 
 @pytest.mark.parametrize(
