@@ -21,8 +21,6 @@ __all__ = ['PRECISIONS', 'rounded_to_float32', 'to_precision']
 PRECISIONS = ('fp32', 'fp16', 'bf16')
 ONNX_TYPES = {'fp32': 'tensor(float)', 'fp16': 'tensor(float16)', 'bf16': 'tensor(bfloat16)'}
 PLUGIN_EPILOGUE = 2  # the input of our TensorRT plugin that is float32 in every precision
-# Inputs of our TensorRT plugin that it reads in float32 (see tensorrt.py).
-FLOAT32 = {('hetconv.tensorrt', op_type, 2) for op_type in ('HetConv2d', 'HetConv2dResidual')}
 # A bound beyond the range of half precision bounds nothing, so it may become the largest value.
 SATURATING = {('Clip', 1), ('Clip', 2)}
 
@@ -104,7 +102,7 @@ class _Conversion:
         if node.domain == PLUGIN_DOMAIN:
             return parameters != 'inputs' or index != PLUGIN_EPILOGUE
         if node.domain not in ('', 'ai.onnx'):
-            return parameters == 'outputs' or (node.domain, node.op_type, index) not in FLOAT32
+            return True
         formal = getattr(onnx.defs.get_schema(node.op_type, self.opset, ''), parameters)
         types = formal[min(index, len(formal) - 1)].types
         return ONNX_TYPES[self.precision] in types or ONNX_TYPES['fp32'] not in types

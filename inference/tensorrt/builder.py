@@ -96,7 +96,9 @@ def lower(proto: 'onnx.ModelProto', options: BuildOptions) -> Lowered:
     from ..lowering.tensorrt import NAMESPACE, to_tensorrt
 
     lowered = to_tensorrt(proto, options.precision, _plugin_sm(options))
-    plugins = dict(Counter(f'{NAMESPACE}::{node.op_type}' for node in lowered.graph.node if node.domain != ''))
+    plugins = dict(
+        Counter(f'{NAMESPACE}::{node.op_type}' for node in lowered.graph.node if node.domain == PLUGIN_DOMAIN)
+    )
     if not plugins:
         options = replace(options, lowering='portable')
         notes = [*notes, 'no layer of this model is one for the plugin: built from standard operators']
