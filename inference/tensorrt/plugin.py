@@ -95,7 +95,7 @@ def _compile(trtp: Any, inputs: tuple, attributes: dict[str, Any], y: Any, tacti
     launch = trtp.KernelLaunchParams()
     launch.grid_x = trtp.cdiv(pixels, tile.pixels) * tile_count(merged, tile)
     launch.block_x, launch.shared_mem = kernel.threads, kernel.shared
-    fixed = constants(merged, tile, item, attributes['low'], attributes['high'])
+    fixed = constants(merged, item, attributes['low'], attributes['high'])
     integers = [trtp.SymInt32(value) for value in (pixels, size[2], size[3], out[2], out[3], *fixed.values())]
     return kernel.name, kernel.ptx, launch, trtp.SymIntExprs.from_tuple(integers)
 

@@ -105,7 +105,7 @@ def test_compiled_code_takes_the_kernels_arguments_only():
         ptx = compile_kernel(Variant('fp16', tiles.TILES[2][0], residual), 80).ptx
         header = ptx[ptx.index('.entry') : ptx.index(')')]
         assert header.count('.param .u64') == pointers
-        assert header.count('.param .u32') == 5 + len(tiles.constants(Layer(64, 64, 4), tiles.TILES[2][0], 2, 0, 1))
+        assert header.count('.param .u32') == 5 + len(tiles.constants(Layer(64, 64, 4), 2, 0, 1))
         assert header.rstrip().splitlines()[-1].lstrip().startswith('.param .u64')  # the output comes last
 
 

@@ -34,7 +34,6 @@ def hetconv_kernel(
     pad_in,  # rows of w for the 1x1 kernels: in_channels, padded to whole steps
     pad_group,  # rows of w for a tap: group_in, padded to whole steps
     columns,  # of w: out_channels, padded
-    groups,  # whole groups of a tile; 1 when a group has several tiles
     stride_h,
     stride_w,
     dilation_h,
@@ -56,6 +55,7 @@ def hetconv_kernel(
     tl.static_assert(CHANNEL_BLOCK == 0 or CHANNEL_BLOCK == BLOCK_K)
 
     # Tiles of the same pixels follow each other, so that these are read from the cache.
+    groups = tl.maximum(tl.minimum(BLOCK_N // group_out, out_channels // group_out), 1)  # whole ones in a tile
     tiles_per_group = tl.cdiv(group_out, BLOCK_N)  # of the tiles that have one group
     tile_count = tl.cdiv(out_channels, group_out * groups) * tiles_per_group
     tile = tl.program_id(0) % tile_count

@@ -71,7 +71,7 @@ def hetconv(
         width,
         out_height,
         out_width,
-        *constants(layer, tile, item, low, high).values(),
+        *constants(layer, item, low, high).values(),
         y,
         **meta(layer, tile, item, channel_block, precision),
         num_warps=tile.warps,

@@ -180,7 +180,7 @@ def multiplies(layer: Layer, tile: Tile, item: int) -> int:
     return tile_count(layer, tile) * tile.n * steps
 
 
-def constants(layer: Layer, tile: Tile, item: int, low: float, high: float) -> dict[str, int]:
+def constants(layer: Layer, item: int, low: float, high: float) -> dict[str, int]:
     """Integers that the kernel takes after `pixels`, `height`, `width`, `out_height` and `out_width`, in its order.
 
     Args:
@@ -197,7 +197,6 @@ def constants(layer: Layer, tile: Tile, item: int, low: float, high: float) -> d
         pad_in=rows,
         pad_group=group_rows,
         columns=columns,
-        groups=groups_per_tile(layer, tile),
         stride_h=layer.stride[0],
         stride_w=layer.stride[1],
         dilation_h=layer.dilation[0],
