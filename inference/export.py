@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .files import write_atomically
 from .hetconv_op import DOMAIN, NHWC_DOMAIN, OPSET, VERSION, function, translate
 
 if TYPE_CHECKING:
@@ -198,12 +199,5 @@ def save_model(proto: 'onnx.ModelProto', path: str | os.PathLike) -> Path:
         UserError: The folder does not exist or cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_bytes(proto.SerializeToString())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, proto.SerializeToString())
     return path

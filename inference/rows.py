@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import UserError
+from .files import write_atomically
 
 __all__ = ['LayerRow', 'Row', 'Run', 'write_text_atomically']
 
@@ -131,15 +132,9 @@ class Run(BaseModel):
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: no reader ever sees half a file.
+    """`files.write_atomically`, in UTF-8.
 
     Raises:
         UserError: The folder does not exist or cannot be written to.
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_text(text, encoding='utf-8')
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f'{path} cannot be written: {error.strerror}') from error
+    write_atomically(path, text.encode())

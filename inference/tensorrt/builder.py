@@ -1,14 +1,13 @@
 """An exported model to an engine: lowered, parsed by TensorRT, built."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..files import write_atomically
 from ..hetconv_op import PLUGIN_DOMAIN
 from .flavour import load, log_of
 from .layers import Layer, from_log, inspect
@@ -139,7 +138,10 @@ def build_lowered(lowered: Lowered, report: Callable[[str, int, int], None] = la
         write_atomically(options.timing_cache, bytes(cache.serialize()))
     layers = from_log(log.since(begin, 'VERBOSE', 'INFO'))
     if not layers and options.engine == 'tensorrt':
-        layers = inspect(plan, options.engine)
+        try:
+            layers = inspect(plan, options.engine)
+        except UserError as error:
+            notes = [*notes, str(error)]
     kinds = Counter(network.get_layer(i).type.name for i in range(network.num_layers))
     return Built(
         plan=plan,
@@ -248,19 +250,3 @@ def _read_timing_cache(config: Any, log: Any, options: BuildOptions) -> tuple[An
         config.set_timing_cache(cache, False)
     word = f'{options.timing_cache} is damaged, or of another TensorRT or GPU: begun anew'
     return cache, [word] if refused else []
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, then rename: no reader ever sees half a file.
-
-    Raises:
-        UserError: The folder does not exist or cannot be written to.
-    """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f'{path} cannot be written: {error.strerror}') from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import UserError
+from ..files import write_atomically
 from .layers import Layer
 
 if TYPE_CHECKING:
@@ -94,9 +95,6 @@ def save_engine(path: Path, built: 'Built', model: dict[str, Any], graph_error: 
     Raises:
         UserError: The folder does not exist or cannot be written to.
     """
-    from ..rows import write_text_atomically
-    from .builder import write_atomically
-
     options = built.options
     manifest = Manifest(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
@@ -122,7 +120,7 @@ def save_engine(path: Path, built: 'Built', model: dict[str, Any], graph_error: 
         layers=built.layers,
     )  # fmt: skip
     write_atomically(path, built.plan)
-    write_text_atomically(manifest_path(path), manifest.model_dump_json(indent=1) + '\n')
+    write_atomically(manifest_path(path), manifest.model_dump_json(indent=1).encode() + b'\n')
     return manifest
 
 

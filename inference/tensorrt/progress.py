@@ -64,9 +64,10 @@ def run_stoppable(work: Callable[[], Any], stop: threading.Event) -> Any:
     """
     result: list[Any] = []
     errors: list[BaseException] = []
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def body() -> None:
+        begun.set()
         try:
             result.append(work())
         except BaseException as error:
@@ -75,13 +76,14 @@ def run_stoppable(work: Callable[[], Any], stop: threading.Event) -> Any:
             ended.set()
 
     thread = threading.Thread(target=body, name='build', daemon=True)
-    thread.start()
     try:
+        thread.start()
         while not ended.wait(0.1):  # an event, since a join that was interrupted takes the thread for ended
             pass
     except KeyboardInterrupt:
         stop.set()
-        ended.wait()
+        if begun.wait(1):  # the interrupt may come before the thread does
+            ended.wait()
         raise
     finally:
         if ended.is_set():

@@ -196,10 +196,14 @@ def test_one_changed_bit(position, engine):
 def test_a_crash_between_the_two_files_is_found(size, engine, monkeypatch):
     """The engine is new, its manifest is the old one, or there was none."""
 
-    def crash(path, text):
-        raise KeyboardInterrupt
+    write = manifest_module.write_atomically
 
-    monkeypatch.setattr('inference.rows.write_text_atomically', crash)
+    def crash(path, data):
+        if path.suffix == '.json':
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(manifest_module, 'write_atomically', crash)
     plan = b'vtrt' + b'\xff' * (size - 4)
     with pytest.raises(KeyboardInterrupt):
         save_engine(engine, built(plan=plan), MODEL, 0)

@@ -94,7 +94,7 @@ def test_write_replaces_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['page.html']
 
 
-@pytest.mark.parametrize('step', ['write_text', 'replace'])
+@pytest.mark.parametrize('step', ['write_bytes', 'replace'])
 def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch, step):
     path = tmp_path / 'page.html'
     path.write_text('old')
@@ -102,7 +102,7 @@ def test_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch, step):
     def full(*args, **kwargs):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(*((type(path), step) if step == 'write_text' else (os, step)), full)
+    monkeypatch.setattr(*((type(path), step) if step == 'write_bytes' else (os, step)), full)
     with pytest.raises(UserError, match=r'page\.html cannot be written: No space left on device'):
         write_text_atomically(path, 'new')
     monkeypatch.undo()

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import timm_hetconv
 from inference.build import MAX_PRECISION_ERROR, build_tensorrt
 from inference.errors import UserError
-from inference.export import export_model
+from inference.export import export_model, save_model
 from inference.lowering.portable import to_portable
 from inference.models import create_model
 from inference.tensorrt import builder as builder_module
@@ -119,6 +119,24 @@ def test_weights_that_are_left_out_are_noticed(exported):
     without = [layer for layer in built.layers if not any('pointwise' in node for node in layer.nodes)]
     with pytest.raises(AssertionError, match='no layer for these nodes'):
         check(dataclasses.replace(built, layers=without), proto, model)
+
+
+@needs_rtx
+@pytest.mark.parametrize('precision', BYTES)
+def test_a_wrong_graph_is_found_before_it_is_built(precision, exported, tmp_path, monkeypatch):
+    """One layer without its bias."""
+
+    def lower_wrongly(proto, options):
+        lowered = lower(proto, options)
+        bias = next(i for i in lowered.proto.graph.initializer if i.name.endswith('.bias') and len(i.dims) == 1)
+        bias.raw_data = bytes(len(bias.raw_data))
+        return lowered
+
+    path = save_model(exported(SMALL)[1], tmp_path / 'model.onnx')
+    assert build_tensorrt(str(path), rtx(precision=precision))[0].plan
+    monkeypatch.setattr(builder_module, 'lower', lower_wrongly)
+    with pytest.raises(UserError, match=f'in {precision} the graph differs from the exported model by'):
+        build_tensorrt(str(path), rtx(precision=precision))
 
 
 @needs_rtx
