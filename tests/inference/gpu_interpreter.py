@@ -1,20 +1,15 @@
 """Runs random layers in Triton's interpreter beside the oracle: `python gpu_interpreter.py SEED COUNT`, as a process.
 
-Triton decides when it is imported whether it compiles or interprets (TRITON_INTERPRET=1), so this cannot be in the
-process of the tests. Prints one JSON object a case: what it was, its error, and whether anything else was written.
+Prints one JSON object a case: what it was, its error, and whether anything else was written.
 """
 
 import json
-import os
 import random
 import sys
 
-os.environ['TRITON_INTERPRET'] = '1'
-
 import numpy as np
 import torch
-import triton.language as tl
-from triton.runtime import interpreter
+import triton_interpreter  # noqa: F401  before anything else of Triton
 
 from inference.kernels.gpu.launch import hetconv
 from inference.kernels.gpu.tiles import ITEM, Layer, candidates, pack
@@ -22,17 +17,6 @@ from inference.kernels.reference import conv2d
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16, 'int8': torch.int8}
 INF = float('inf')
-_create_dot = interpreter.InterpreterBuilder.create_dot
-
-
-def create_dot(self, a, b, *rest):
-    """The interpreter keeps bfloat16 as its bits, and multiplies those: give it the values."""
-    if a.dtype.scalar == tl.bfloat16:
-        a, b = (interpreter.TensorHandle((h.data.astype(np.uint32) << 16).view(np.float32), tl.float32) for h in (a, b))
-    return _create_dot(self, a, b, *rest)
-
-
-interpreter.InterpreterBuilder.create_dot = create_dot
 
 
 def array(tensor):
