@@ -101,15 +101,16 @@ PURE: dict[str, tuple[str, tuple[str, ...], Callable[..., np.ndarray]]] = {
     **{f'mad.wide.{t}32': (f'{t}64', (f'{t}32', f'{t}32', f'{t}64'), lambda x, y, z: _wide(x, y) + z) for t in 'su'},
     **{f'{name}.{t}': (t, (t, t), f) for t in ('b32', 'pred')
        for name, f in (('and', np.bitwise_and), ('or', np.bitwise_or), ('xor', np.bitwise_xor))},
-    'not.b32': ('b32', ('b32',), np.invert),
+    **{f'not.{t}': (t, (t,), np.invert) for t in ('b32', 'pred')},
     **{f'shl.{t}': (t, (t, 'u32'), _shift_left) for t in ('b32', 'b64')},
     **{f'shr.{t}': (t, (t, 'u32'), _shift_right) for t in ('s32', 'u32')},
     **{f'bfe.{t}': (t, (t, 'u32', 'u32'), _bit_field) for t in ('s32', 'u32')},
     'prmt.b32': ('b32', ('b32', 'b32', 'b32'), _permute),
     'selp.b32': ('b32', ('b32', 'b32', 'pred'), _select),
-    **{f'setp.{name}.{t}': ('pred', (t, t), f) for name, t, f in (
-        ('eq', 'b32', np.equal), ('ne', 'b32', np.not_equal), ('lt', 's32', np.less), ('le', 's32', np.less_equal),
-        ('gt', 's32', np.greater), ('ge', 's32', np.greater_equal))},
+    **{f'{name}.s32': ('s32', ('s32', 's32'), f) for name, f in (('min', np.minimum), ('max', np.maximum))},
+    **{f'setp.{name}.b32': ('pred', ('b32', 'b32'), f) for name, f in (('eq', np.equal), ('ne', np.not_equal))},
+    **{f'setp.{name}.{t}': ('pred', (t, t), f) for t in ('s32', 'u32') for name, f in (
+        ('lt', np.less), ('le', np.less_equal), ('gt', np.greater), ('ge', np.greater_equal))},
     'add.f32': ('f32', ('f32', 'f32'), np.add),
     'mul.f32': ('f32', ('f32', 'f32'), np.multiply),
     'fma.rn.f32': ('f32', ('f32', 'f32', 'f32'), _fma),
