@@ -4,9 +4,12 @@ import dataclasses
 import importlib.util
 import os
 import re
+import shutil
 import signal
+import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -530,6 +533,64 @@ def test_the_gpu_is_asked(monkeypatch):
 
     monkeypatch.setattr(gpu.ctypes, 'CDLL', lambda name: Driver())
     assert gpu.local_sm() == 121
+
+
+BINDINGS = """
+from types import SimpleNamespace
+
+from qdp_harness import load_bindings
+
+trt = load_bindings()
+from inference.tensorrt.builder import _configure
+from inference.tensorrt.flavour import load, log_of
+from inference.tensorrt.options import BuildOptions
+from inference.tensorrt.progress import monitor_of
+
+assert load('tensorrt') is trt
+log = log_of(trt)
+log.log(trt.ILogger.Severity.ERROR, 'IBuilder::build: Error Code 2: Internal (no. In f at /_src/a.cpp:1)')
+assert log.words() == 'Internal (no.)', log.words()
+monitor = monitor_of(trt, print)
+monitor.phase_start('Building', None, 2)
+assert monitor.step_complete('Building', 0)
+monitor.stopped.set()
+assert not monitor.step_complete('Building', 1)
+flags = []
+config = SimpleNamespace(set_flag=flags.append)
+for hardware in ('ampere-plus', 'same-sm'):
+    settings = dict(refit=True, version_compatible=True, hardware_compatible=hardware, weight_streaming=True)
+    _configure(trt, config, BuildOptions('tensorrt', sms=(86,), **settings))
+assert all(isinstance(flag, trt.BuilderFlag) for flag in flags) and len(set(flags)) == 3
+assert config.hardware_compatibility_level == trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+for name in vars(config):
+    assert hasattr(trt.IBuilderConfig, name), name
+names = {
+    trt.Builder: 'create_network create_builder_config create_optimization_profile build_serialized_network',
+    trt.IBuilderConfig: 'progress_monitor add_optimization_profile create_timing_cache set_timing_cache',
+    trt.NetworkDefinitionCreationFlag: 'STRONGLY_TYPED PREFER_AOT_PYTHON_PLUGINS',
+    trt.OnnxParser: 'parse get_error num_errors',
+    trt.ParserError: 'code desc node_name node_operator',
+    trt.INetworkDefinition: 'num_layers get_layer num_inputs get_input',
+    trt.Runtime: 'deserialize_cuda_engine',
+    trt.ICudaEngine: 'create_engine_inspector',
+    trt.EngineInspector: 'get_engine_information',
+    trt.LayerInformationFormat: 'JSON',
+}
+missing = [name for kind, text in names.items() for name in text.split() if not hasattr(kind, name)]
+assert not missing, missing
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec('tensorrt_bindings') is None or shutil.which('cc') is None,
+    reason="NVIDIA's bindings are not installed: tensorrt-cu13-bindings; or no C compiler",
+)
+def test_names_are_those_of_tensorrts_own_bindings():
+    """TensorRT without its libraries, which are stubs: what it is asked for is there, and takes what it is given."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    environment = os.environ | {'PYTHONPATH': paths}
+    result = subprocess.run([sys.executable, '-c', BINDINGS], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
 
 
 # Layers
