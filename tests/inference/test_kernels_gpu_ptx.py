@@ -35,7 +35,7 @@ LAYERS = {
     '1x3': (Layer(64, 64, 4, (1, 3)), (1, 8, 9)),
     'a pixel': (Layer(64, 64, 4), (1, 1, 1)),
     'smaller than the kernel': (Layer(64, 64, 4, dilation=(2, 2)), (5, 2, 1)),
-    'many pixels': (Layer(32, 32, 1), (3, 17, 19)),
+    'more blocks than run at once': (Layer(16, 16, 1), (1, 70, 64)),
 }
 QUICK = {  # of the precisions beside fp16
     'groups of 32', 'more groups than a tile', 'P 64 of 64, merged', 'few channels in groups', 'stride and dilation',
