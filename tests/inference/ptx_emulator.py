@@ -9,6 +9,7 @@ What is not as on a GPU: tensor cores add the products of an instruction in an o
 here they are sums in single precision; `fma` rounds twice, in rare cases to the neighbour of the nearest.
 """
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -91,9 +92,7 @@ class _Machine:
         """An operand's value as a type; with `low`, of a register that may be wider."""
         dtype = TYPES[kind]
         if isinstance(operand, Immediate):
-            if kind == 'pred':
-                return np.full((1, 1), operand.value != 0)
-            return np.array([[operand.value & (2 ** (8 * dtype.itemsize) - 1)]], f'u{dtype.itemsize}').view(dtype)
+            return _immediate(operand.value, kind)
         if not isinstance(operand, str):
             raise PtxError('an operand of an unknown form')
         value = self.registers.get(operand, self.symbols.get(operand))
@@ -303,6 +302,14 @@ def _granule(module: Module) -> int:
         if match := re.fullmatch(r'(?:ld|st)\.shared(?:::cta)?(?:\.v([24]))?\.b(\d+)', instruction.opcode):
             sizes.append(int(match[1] or 1) * int(match[2]) // 8)
     return min(sizes)
+
+
+@functools.cache
+def _immediate(value: int, kind: str) -> np.ndarray:
+    if kind == 'pred':
+        return np.full((1, 1), value != 0)
+    item = TYPES[kind].itemsize
+    return np.array([[value & (2 ** (8 * item) - 1)]], f'u{item}').view(TYPES[kind])
 
 
 def _items(operand: Operand, count: int) -> tuple[Operand, ...]:

@@ -40,6 +40,7 @@ LAYERS = {
 QUICK = {  # of the precisions beside fp16
     'groups of 32', 'more groups than a tile', 'P 64 of 64, merged', 'few channels in groups', 'stride and dilation',
 }  # fmt: skip
+SLOW = {'P 8 of 256', 'P 64 of 128, merged', 'stride of 3 and 1', '1x3'}  # fp16's others are as good
 CLAMPS = [(-INF, INF), (0.0, INF), (-3.0, 6.0)]
 
 
@@ -50,7 +51,8 @@ def check_layer(name, precision, tile, seed):
 
 
 @pytest.mark.parametrize(
-    ('name', 'precision'), [(name, p) for p in ITEM for name in LAYERS if p == 'fp16' or name in QUICK]
+    ('name', 'precision'),
+    [(name, p) for p in ITEM for name in LAYERS if name in QUICK or (p == 'fp16' and name not in SLOW)],
 )
 def test_layers(name, precision):
     item = ITEM[precision]
@@ -74,7 +76,7 @@ def check_tile(tile, precision, i, residual):
     check(make_case(layer, precision, residual=residual, low=0.0, seed=i), tile)
 
 
-@pytest.mark.parametrize('precision', ITEM)
+@pytest.mark.parametrize('precision', ['fp32', 'fp16', 'int8'])  # bf16 is compiled as fp16 is
 def test_every_tile(precision):
     for i, tile in enumerate(TILES[ITEM[precision]]):
         check_tile(tile, precision, i, residual=i % 2 == 1)
@@ -99,7 +101,7 @@ def test_chw32(residual):
 @pytest.mark.parametrize('precision', ITEM)
 def test_random_layers(precision):
     random = np.random.default_rng(len(precision))
-    for seed in range(50):
+    for seed in range(40):
         part = int(random.choice([1, 2, 3, 4, 8, 16, 64]))
         m, n = (int(random.choice([1, 2, 3, 8, 16, 24, 32, 48, 64])) for _ in range(2))
         if part * max(m, n) > 192:
@@ -114,7 +116,7 @@ def test_random_layers(precision):
         check(case, choices[random.integers(len(choices))])
 
 
-@pytest.mark.parametrize(('channels', 'part'), [(128, 2), (256, 4), (256, 2)])
+@pytest.mark.parametrize(('channels', 'part'), [(128, 2), (256, 4)])
 def test_executed_work_falls_as_the_flops_promise(channels, part):
     """Dense and HetConv in the same tile, a group or more of it a tile: 9 / (1 + 8/P) times the multiplies."""
     tile = TILES[2][0]
