@@ -19,8 +19,9 @@ __all__ = ['ENGINES', 'TENSORRT', 'build', 'build_tensorrt']
 TENSORRT = ('tensorrt', 'tensorrt-rtx')
 ENGINES = ('ort-cpu', *TENSORRT)
 MAX_BUILD_ERROR = 1e-4
-# Of a whole network
-MAX_PRECISION_ERROR = {'fp32': MAX_BUILD_ERROR, 'fp16': 5e-3, 'bf16': 4e-2}
+# With random weights the registered models differ by up to 1.0e-3 in fp16 and 1.1e-2 in bf16, a ViT by 2e-3 and 1e-2; a
+# ResNet-20 that lacks the bias of one convolution, by 2.2e-2 to 1.4e-1.
+MAX_PRECISION_ERROR = {'fp32': MAX_BUILD_ERROR, 'fp16': 5e-3, 'bf16': 3e-2}
 
 
 def build(
