@@ -19,7 +19,7 @@ from .layers import Layer
 if TYPE_CHECKING:
     from .builder import Built
 
-__all__ = ['Manifest', 'check', 'manifest_path', 'save_engine']
+__all__ = ['Manifest', 'check', 'manifest_path', 'read_manifest', 'save_engine']
 
 MAGIC = b'trt'  # the second to fourth byte of an engine: 'ptrt', 'ftrt', 'vtrt'
 
