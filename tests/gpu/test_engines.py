@@ -1,0 +1,172 @@
+"""TensorRT with our plugin on a GPU: what could not be proved without one, each by its name."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from inference.errors import UserError
+from inference.tensorrt.manifest import read_manifest
+from inference.tensorrt.runtime import EngineRunner
+
+MODEL = 'hetconv_resnet20_cifar_p4'
+TOLERANCE = {'fp32': 1e-2, 'fp16': 1e-2, 'bf16': 5e-2}  # of the logits, relative to the largest
+PACKAGES = ['cuda-core', 'pycuda']
+
+
+def error(y, logits):
+    return float(np.abs(y - logits).max() / np.abs(logits).max())
+
+
+@pytest.fixture(scope='module')
+def plugin_engine(engine_of):
+    return engine_of(MODEL, precision='fp16', lowering='plugin')
+
+
+@pytest.mark.parametrize('precision', TOLERANCE)
+def test_tensorrt_accepts_our_ptx_and_the_plugin_engine_equals_pytorch(engine_of, expected, precision, record_property):
+    path = engine_of(MODEL, precision=precision, lowering='plugin')
+    x, logits = expected(MODEL)
+    with EngineRunner(path) as runner:
+        found = error(runner.infer(x), logits)
+    record_property('max_error', found)
+    assert read_manifest(path).plugins, 'no layer of the engine is our plugin'
+    assert found <= TOLERANCE[precision]
+
+
+@pytest.mark.parametrize('name', ['hetconv_resnet34_p4', 'hetconv_vgg16_p8', 'hetconv_mobilenet_p32'])
+def test_models_at_224_equal_pytorch(engine_of, expected, name, record_property):
+    x, logits = expected(name, 2)
+    with EngineRunner(engine_of(name, precision='fp16', lowering='plugin')) as runner:
+        found = error(runner.infer(x), logits)
+    record_property('max_error', found)
+    assert found <= TOLERANCE['fp16']
+
+
+def information(path):
+    """The inspector's JSON of an engine."""
+    import tensorrt as trt
+
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    return json.loads(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def plugin_layers(path):
+    layers = [layer for layer in information(path)['Layers'] if isinstance(layer, dict)]
+    return [layer for layer in layers if 'plugin' in json.dumps(layer).lower()]
+
+
+def test_hwc8_is_chosen_for_the_plugin(plugin_engine, record_property):
+    layers = plugin_layers(plugin_engine)
+    assert layers, 'the inspector shows no plugin layer'
+    formats = sorted({tensor['Format/Datatype'] for layer in layers for tensor in layer['Outputs']})
+    record_property('formats', formats)
+    assert all('channel last' in form.lower() or 'hwc' in form.lower() for form in formats), formats
+
+
+def test_no_reformatting_between_plugin_layers(plugin_engine, record_property):
+    kinds = [layer.get('LayerType', '') for layer in information(plugin_engine)['Layers'] if isinstance(layer, dict)]
+    reformats = kinds.count('Reformat')
+    record_property('reformats', reformats)
+    assert reformats < read_manifest(plugin_engine).plugins['hetconv::HetConv2d'] / 2
+
+
+def test_the_engine_needs_no_code_of_ours(plugin_engine):
+    """A process with NVIDIA's packages only, as a server has them, deserialises and can make a context."""
+    code = (
+        'import sys, tensorrt as trt\n'
+        'logger = trt.Logger(trt.Logger.ERROR)\n'
+        'engine = trt.Runtime(logger).deserialize_cuda_engine(open(sys.argv[1], "rb").read())\n'
+        'assert engine is not None and engine.create_execution_context() is not None\n'
+        'loaded = {name.split(".")[0] for name in sys.modules}\n'
+        'assert not loaded & {"inference", "timm_hetconv", "torch", "triton"}\n'
+    )
+    subprocess.run([sys.executable, '-I', '-c', code, str(plugin_engine)], check=True)
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_runners(plugin_engine, expected, package):
+    x, logits = expected(MODEL, 8)
+    with EngineRunner(plugin_engine, package) as runner:
+        for batch in (8, 1, 3, 8):  # dynamic shapes
+            assert error(runner.infer(x[:batch]), logits[:batch]) <= TOLERANCE['fp16']
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_concurrent_contexts(plugin_engine, expected, package):
+    x, _ = expected(MODEL, 8)
+    wrong = []
+    with EngineRunner(plugin_engine, package, contexts=4) as runner:
+        alone = [runner.infer(image[None]) for image in x]
+
+        def work(index):
+            for _ in range(50):
+                if not np.array_equal(runner.infer(x[index][None]), alone[index]):
+                    wrong.append(index)
+
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_cuda_graphs(plugin_engine, expected, package, record_property):
+    x, logits = expected(MODEL, 8)
+    with EngineRunner(plugin_engine, package, graphs=[1, 8]) as runner:
+        assert not runner.notes
+        for batch in (1, 8, 1):
+            assert error(runner.infer(x[:batch]), logits[:batch]) <= TOLERANCE['fp16']
+        record_property('ms_graph', float(np.median(runner.time(x[:1], 50))))
+    with EngineRunner(plugin_engine, package) as runner:
+        record_property('ms', float(np.median(runner.time(x[:1], 50))))
+
+
+def test_a_batch_outside_the_profile_is_refused(plugin_engine, expected):
+    x, _ = expected(MODEL, 8)
+    with EngineRunner(plugin_engine) as runner, pytest.raises(UserError, match='65'):
+        runner.infer(np.repeat(x[:1], 65, axis=0))
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {'lowering': 'portable'},
+        {'refit': True},
+        {'weight_streaming': True},
+        {'version_compatible': True, 'lowering': 'portable'},
+        {'hardware_compatible': 'ampere-plus'},
+        {'hardware_compatible': 'same-sm'},
+        {'profiles': ((1, 1, 4), (8, 8, 16))},
+    ],
+    ids=str,
+)
+def test_builder_options(engine_of, expected, options):
+    x, logits = expected(MODEL)
+    with EngineRunner(engine_of(MODEL, precision='fp16', **options)) as runner:
+        assert error(runner.infer(x), logits) <= TOLERANCE['fp16']
+
+
+def test_timing_cache_makes_the_second_build_quicker(tmp_path, record_property):
+    from inference.build import build_tensorrt
+    from inference.tensorrt.options import BuildOptions
+
+    options = BuildOptions('tensorrt', timing_cache=tmp_path / 'cache')
+    first, second = (build_tensorrt(MODEL, options)[0].seconds for _ in range(2))
+    record_property('seconds', [first, second])
+    assert (tmp_path / 'cache').stat().st_size > 0
+
+
+def test_an_engine_of_tensorrt_rtx_runs(gpu, engine_of, expected):
+    pytest.importorskip('tensorrt_rtx', reason='TensorRT-RTX is not installed')
+    if gpu.sm not in (75, 80, 86, 89, 120):
+        pytest.skip(f'TensorRT-RTX has no engines for SM {gpu.sm}')
+    x, logits = expected(MODEL)
+    with EngineRunner(engine_of(MODEL, engine='tensorrt-rtx', sms=(gpu.sm,))) as runner:
+        assert error(runner.infer(x), logits) <= TOLERANCE['fp16']
