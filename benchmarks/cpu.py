@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument('--models', nargs='+', default=MODELS)
     parser.add_argument('--json', type=Path, default=RESULT)
     args = parser.parse_args()
-    settings = Settings(ENGINES, tuple(args.threads or (1, 2)), args.batch, args.rounds)
+    settings = Settings(ENGINES, tuple(args.threads or (1, 2)), (args.batch,), rounds=args.rounds)
     with bar() as progress:
         run = bench(args.models, settings, progress=progress)
     show_run(run)

@@ -60,7 +60,7 @@ def table(run: Run) -> str:
     lines += [
         '',
         f'{environment["cpu"]}, {environment["cores"]} cores ({", ".join(environment["isa"])}), fp32, batch '
-        f'{run.settings["batch"]}, {run.settings["rounds"]} interleaved rounds, medians; {versions}; '
+        f'{run.rows[0].batch}, {run.settings["rounds"]} interleaved rounds, medians; {versions}; '
         f'{run.created[:10]}. '
         'Every row: [benchmarks/results/cpu.json](benchmarks/results/cpu.json).',
         '',

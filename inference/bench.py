@@ -1,9 +1,9 @@
 """Measured speed beside theoretical FLOPs.
 
-Rows that are compared with each other (one architecture with its dense twin, all engines, same threads and batch) form
-a group. A group's rows run in worker processes of their own, all loaded at once, and take turns round after round, so
-that a drift of the machine's speed meets all of them alike. Groups follow each other, since no ratio crosses groups and
-a machine's memory is finite. Every row is compared with PyTorch before it is timed, and a wrong one is never timed.
+Rows that are compared with each other (one architecture with its dense twin, all engines, one condition) form a group.
+A group's rows run in worker processes of their own, all loaded at once, and take turns round after round, so that a
+drift of the machine's speed meets all of them alike. Groups follow each other, since no ratio crosses groups and a
+machine's memory is finite. Every row is compared with PyTorch before it is timed, and a wrong one is never timed.
 """
 
 import datetime
@@ -20,7 +20,7 @@ from .errors import UserError
 from .ratios import fill_ratios
 from .rows import LayerRow, Measurement, Row, Run
 from .subjects import Subject, layer_subjects, model_subjects
-from .summary import count_text
+from .summary import setting_text
 from .worker_process import WorkerError, WorkerProcess, available_cores
 
 if TYPE_CHECKING:
@@ -36,13 +36,28 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What rows must share to be compared: threads, samples an inference, and precision."""
+
+    threads: int
+    batch: int = 1
+    precision: str = 'fp32'
+
+    def __str__(self) -> str:
+        return setting_text((self.threads, self.batch, self.precision))
+
+
+@dataclass(frozen=True)
 class Settings:
     """How to measure.
 
+    Threads, batches and precisions are combined; each combination is a comparison of its own.
+
     Attributes:
-        engines: Engine names.
-        threads: Thread counts, each a comparison of its own.
-        batch: Samples an inference.
+        engines: Engine names, all of a CPU or all of a GPU.
+        threads: Thread counts.
+        batches: Samples an inference.
+        precisions: 'fp32', on a GPU 'fp16' and 'bf16' too.
         rounds: Turns of every row.
         turn_ms: Length of a turn, as a whole number of inferences, at least one.
         seed: Of weights, inputs and the order of turns.
@@ -50,15 +65,17 @@ class Settings:
 
     engines: tuple[str, ...]
     threads: tuple[int, ...] = (1,)
-    batch: int = 1
+    batches: tuple[int, ...] = (1,)
+    precisions: tuple[str, ...] = ('fp32',)
     rounds: int = 10
     turn_ms: float = 60.0
     seed: int = 0
 
     def check(self) -> None:
         """Raises UserError for a setting that cannot be measured, before anything has run."""
-        if self.batch < 1:
-            raise UserError(f'batch {self.batch} must be at least 1')
+        for batch in self.batches:
+            if batch < 1:
+                raise UserError(f'batch {batch} must be at least 1')
         if self.rounds < 1:
             raise UserError(f'rounds {self.rounds} must be at least 1')
         cores = len(available_cores())
@@ -67,8 +84,24 @@ class Settings:
                 raise UserError(f'threads {threads} must be from 1 to {cores}, the number of cores here')
         if not self.engines:
             raise UserError("no engine is installed: pip install 'timm-hetconv[cpu,peers]'")
-        for engine in self.engines:
-            load_engine(engine)
+        engines = [load_engine(engine) for engine in self.engines]
+        if len({engine.device for engine in engines}) > 1:
+            raise UserError('engines of a CPU and of a GPU are not compared with each other: bench one kind')
+        for engine in engines:
+            for precision in self.precisions:
+                if precision not in engine.precisions:
+                    known = ', '.join(engine.precisions)
+                    raise UserError(f'engine {engine.name} computes in {known} here, not in {precision!r}')
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Every combination."""
+        return [
+            Condition(threads, batch, precision)
+            for precision in self.precisions
+            for threads in self.threads
+            for batch in self.batches
+        ]
 
 
 @dataclass
@@ -116,10 +149,10 @@ def bench(
             environment=describe_environment(settings.engines),
             settings={**_plain(vars(settings)), 'layers': layers, 'complete': False},
         )
-        total = len(groups) * len(settings.threads)
+        work = [(group, condition) for condition in settings.conditions for group in groups]
         try:
-            for i, (group, threads) in enumerate((g, t) for t in settings.threads for g in groups):
-                _measure_group(run, group, threads, settings, Path(folder), _Stage(progress, i, total))
+            for i, (group, condition) in enumerate(work):
+                _measure_group(run, group, condition, settings, Path(folder), _Stage(progress, i, len(work)))
                 save(run)
             run.settings['complete'] = True
         except KeyboardInterrupt:
@@ -146,32 +179,25 @@ class _Stage:
 
 
 def _measure_group(
-    run: Run, group: list[Subject], threads: int, settings: Settings, folder: Path, stage: _Stage
+    run: Run, group: list[Subject], condition: Condition, settings: Settings, folder: Path, stage: _Stage
 ) -> None:
-    slots = [
-        _Slot(_empty_row(subject, engine, threads, settings), subject)
-        for subject in group
-        for engine in settings.engines
-    ]
+    slots = [_Slot(_empty_row(subject, engine, condition), subject) for subject in group for engine in settings.engines]
     try:
         for i, slot in enumerate(slots):
-            stage(
-                f'loading {slot.subject.title} on {slot.row.engine}, {count_text(threads, "thread")}',
-                0.4 * i / len(slots),
-            )
-            _activate(slot, threads, settings, folder)
-        _take_turns([slot for slot in slots if slot.worker], threads, settings, stage)
+            stage(f'loading {slot.subject.title} on {slot.row.engine}, {condition}', 0.4 * i / len(slots))
+            _activate(slot, condition, settings, folder)
+        _take_turns([slot for slot in slots if slot.worker], condition, settings, stage)
     finally:
         for slot in slots:
             if slot.worker:
                 slot.worker.close()
-        _finish_rows(run, group, slots, settings)
+        _finish_rows(run, group, slots)
 
 
-def _empty_row(subject: Subject, engine_name: str, threads: int, settings: Settings) -> Measurement:
+def _empty_row(subject: Subject, engine_name: str, condition: Condition) -> Measurement:
     engine = load_engine(engine_name)
     common: dict[str, Any] = dict(
-        model=subject.name, engine=engine_name, lowering=engine.lowering, batch=settings.batch, threads=threads,
+        model=subject.name, engine=engine_name, lowering=engine.lowering, **vars(condition), device=engine.device,
         macs=subject.macs, params=subject.params, winograd=engine.winograd, own=engine.own,
     )  # fmt: skip
     if subject.layer is None:
@@ -179,18 +205,18 @@ def _empty_row(subject: Subject, engine_name: str, threads: int, settings: Setti
     return LayerRow(**common, layer=subject.layer.name, count=subject.layer.count, shape=_plain(subject.layer.shape))
 
 
-def _activate(slot: _Slot, threads: int, settings: Settings, folder: Path) -> None:
+def _activate(slot: _Slot, condition: Condition, settings: Settings, folder: Path) -> None:
     """Load, compare with PyTorch, and find out how many inferences make a turn."""
     files: ModelFiles
     try:
-        files, samples = slot.subject.write(folder, settings.batch, settings.seed)
+        files, samples = slot.subject.write(folder, condition.batch, settings.seed)
     except Exception as error:  # whatever the exporter says of a model that it cannot export: the others go on
         message = str(error).strip().splitlines() or ['']
         slot.row.status, slot.row.error = 'failed', f'{type(error).__name__}: {message[0]}'[:500]
         return
-    worker = slot.worker = WorkerProcess(threads)
+    worker = slot.worker = WorkerProcess(condition.threads)
     try:
-        slot.row.max_error = worker.activate(slot.row.engine, files, threads, settings.batch, samples)
+        slot.row.max_error = worker.activate(slot.row.engine, files, condition, samples)
         slot.inferences = max(1, round(settings.turn_ms / worker.time(1)[0]))
     except WorkerError as error:
         slot.row.status, slot.row.error = 'failed', str(error)
@@ -198,15 +224,12 @@ def _activate(slot: _Slot, threads: int, settings: Settings, folder: Path) -> No
         slot.worker = None
 
 
-def _take_turns(slots: list[_Slot], threads: int, settings: Settings, stage: _Stage) -> None:
+def _take_turns(slots: list[_Slot], condition: Condition, settings: Settings, stage: _Stage) -> None:
     import numpy as np
 
     order = random.Random(settings.seed)
     for turn in range(settings.rounds):
-        stage(
-            f'round {turn + 1} of {settings.rounds}, {count_text(threads, "thread")}',
-            0.4 + 0.6 * turn / settings.rounds,
-        )
+        stage(f'round {turn + 1} of {settings.rounds}, {condition}', 0.4 + 0.6 * turn / settings.rounds)
         # Shuffled, so that no row always follows the same neighbour.
         for slot in order.sample(slots, len(slots)):
             if slot.worker is None:
@@ -219,7 +242,7 @@ def _take_turns(slots: list[_Slot], threads: int, settings: Settings, stage: _St
                 slot.worker = None
 
 
-def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot], settings: Settings) -> None:
+def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot]) -> None:
     import numpy as np
 
     for slot in slots:
@@ -227,7 +250,7 @@ def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot], settings: S
         row.rounds = len(slot.medians)
         if row.status == 'ok' and slot.medians:
             row.ms_p20, row.ms_median, row.ms_p80 = (float(v) for v in np.quantile(slot.medians, (0.2, 0.5, 0.8)))
-            row.throughput = settings.batch * 1000 / row.ms_median
+            row.throughput = row.batch * 1000 / row.ms_median
     dense_subject = next(subject for subject in group if subject.dense)
     dense = [slot.row for slot in slots if slot.subject is dense_subject]
     for subject in group:

@@ -141,7 +141,14 @@ def bench(
     threads: Annotated[
         Optional[list[int]], typer.Option(help='Threads, repeatable. Default: 1.', show_default=False)
     ] = None,
-    batch: Annotated[int, typer.Option(help='Samples an inference.')] = 1,
+    batch: Annotated[
+        Optional[list[int]], typer.Option(help='Samples an inference, repeatable. Default: 1.', show_default=False)
+    ] = None,
+    precision: Annotated[
+        Optional[list[str]],
+        typer.Option(help='fp32, on a GPU fp16 or bf16 too; repeatable. Default: fp32.', show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Whose engines: 'cpu', or 'cuda' for an NVIDIA GPU.")] = 'cpu',
     rounds: Annotated[int, typer.Option(help='Turns of every row; more is slower and steadier.')] = 10,
     layers: Annotated[bool, typer.Option(help='Measure each distinct convolution too.')] = False,
     checkpoint: Checkpoint = None,
@@ -169,9 +176,10 @@ def bench(
             run.save(json)
 
     settings = Settings(
-        engines=tuple(dict.fromkeys(engine or installed_engines())),
+        engines=tuple(dict.fromkeys(engine or installed_engines(device))),
         threads=tuple(dict.fromkeys(threads or [1])),
-        batch=batch,
+        batches=tuple(dict.fromkeys(batch or [1])),
+        precisions=tuple(dict.fromkeys(precision or ['fp32'])),
         rounds=rounds,
     )
     with bar() as progress:

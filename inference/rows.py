@@ -22,6 +22,7 @@ class Measurement(BaseModel):
         engine: 'onnxruntime', 'openvino', 'mnn', 'ncnn', 'torch', 'torch-compile', ...
         lowering: How HetConv reaches the engine: 'native' (PyTorch), 'portable' (standard ONNX operators), 'plugin'.
         winograd: The engine uses Winograd's algorithm for dense 3x3 convolutions.
+        device: 'cpu' or 'cuda'.
         own: The engine's kernels are this project's, so it is nobody's baseline but `measured_speedup_any`'s.
         macs: Multiply-accumulates a sample.
         params: Parameters.
@@ -51,6 +52,7 @@ class Measurement(BaseModel):
     macs: int
     params: int
     winograd: bool = False
+    device: str = 'cpu'
     own: bool = False
     status: Literal['ok', 'failed'] = 'ok'
     error: str | None = None

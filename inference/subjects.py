@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ __all__ = ['LayerOf', 'Subject', 'layer_subjects', 'model_subjects']
 
 # What stands in a convolution's place, in the paper's words.
 _KINDS = {'HetConv2d': 'HetConv', 'GWCPWC2d': 'GWC+PWC', 'DWCPWC2d': 'DWC+PWC', 'PC2d': 'PC'}
+
+MAX_IMAGES = 8  # different ones in a batch
 
 
 @dataclass(frozen=True)
@@ -59,39 +61,41 @@ class Subject:
         """Its name in words."""
         return self.name if self.layer is None else f'{self.name} {self.layer.name}'
 
-    _written: dict[Path, tuple[ModelFiles, Path]] | None = None
+    _written: dict[Any, Any] = field(default_factory=dict)
 
     def write(self, folder: Path, batch: int, seed: int) -> tuple[ModelFiles, Path]:
-        """Write the model in every form, and a batch with PyTorch's output for it; once a folder.
+        """Write the model in every form, and a batch with PyTorch's output for it; once a folder and batch.
 
         Returns:
             The model files, and the path of an .npz with `x` (batch, C, H, W) and `y`.
         """
-        self._written = self._written or {}
+        if (folder, batch) not in self._written:
+            self._written[folder, batch] = self._write(folder, batch, seed)
+        return self._written[folder, batch]
+
+    def _write(self, folder: Path, batch: int, seed: int) -> tuple[ModelFiles, Path]:
+        import numpy as np
+        import torch
+
+        from .export import export_model, save_model
+        from .lowering.portable import fix_batch, to_portable
+
+        stem = f'{self.name}-{self.layer.name}' if self.layer else self.name
+        module, onnx = folder / f'{stem}.pt', folder / f'{stem}.onnx'
         if folder not in self._written:
-            self._written[folder] = _write(self, folder, batch, seed)
-        return self._written[folder]
-
-
-def _write(subject: Subject, folder: Path, batch: int, seed: int) -> tuple[ModelFiles, Path]:
-    import numpy as np
-    import torch
-
-    from .export import export_model, save_model
-    from .lowering.portable import fix_batch, to_portable
-
-    stem = f'{subject.name}-{subject.layer.name}' if subject.layer else subject.name
-    files = ModelFiles(*(folder / f'{stem}{suffix}' for suffix in ('.pt', '.onnx', '.portable.onnx')))
-    torch.save(subject.model, files.module)
-    proto = export_model(subject.model, subject.input_size)
-    save_model(proto, files.onnx)
-    save_model(fix_batch(to_portable(proto), batch), files.portable)
-    x = torch.randn(batch, *subject.input_size, generator=torch.Generator().manual_seed(seed))
-    with torch.inference_mode():
-        y = subject.model(x)
-    samples = folder / f'{stem}.npz'
-    np.savez(samples, x=x.numpy(), y=y.numpy())
-    return files, samples
+            torch.save(self.model, module)
+            self._written[folder] = export_model(self.model, self.input_size)
+            save_model(self._written[folder], onnx)
+        portable, samples = folder / f'{stem}-{batch}.portable.onnx', folder / f'{stem}-{batch}.npz'
+        save_model(fix_batch(to_portable(self._written[folder]), batch), portable)
+        # Few different images, in any order: PyTorch's part is done on the CPU.
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(min(batch, MAX_IMAGES), *self.input_size, generator=generator)
+        order = torch.randperm(batch, generator=generator) % len(images)
+        with torch.inference_mode():
+            outputs = self.model(images)
+        np.savez(samples, x=images[order].numpy(), y=outputs[order].numpy())
+        return ModelFiles(module, onnx, portable), samples
 
 
 def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[list[Subject]]:

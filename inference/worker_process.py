@@ -110,8 +110,14 @@ class WorkerProcess:
         how = f'killed by {signal.Signals(-code).name}' if code < 0 else f'exited with code {code}'
         return f'the engine was {how}' + (f': {lines[-1][:300]}' if lines else '')
 
-    def activate(self, engine: str, files: Any, threads: int, batch: int, samples: Path) -> float:
+    def activate(self, engine: str, files: Any, condition: Any, samples: Path) -> float:
         """Load a model and compare its output with the expected one.
+
+        Args:
+            engine: Its name.
+            files: The `ModelFiles`.
+            condition: threads, batch and precision.
+            samples: An .npz of x and y.
 
         Returns:
             Largest difference from PyTorch, relative to its largest value.
@@ -120,7 +126,7 @@ class WorkerProcess:
             WorkerError: The engine cannot load or run the model, or its result is wrong.
         """
         paths = {key: str(value) for key, value in vars(files).items()}
-        request = dict(engine=engine, files=paths, threads=threads, batch=batch, samples=str(samples))
+        request = dict(engine=engine, files=paths, samples=str(samples), **vars(condition))
         return self._ask({'activate': request})['max_error']
 
     def time(self, n: int) -> list[float]:

@@ -36,13 +36,14 @@ def load_engine(name: str) -> type[Engine]:
     return engine
 
 
-def installed_engines() -> list[str]:
-    """Names of the engines whose packages are installed."""
+def installed_engines(device: str = 'cpu') -> list[str]:
+    """Names of a device's engines whose packages are installed."""
     names = []
     for name in ENGINES:
         try:
-            load_engine(name)
+            engine = load_engine(name)
         except UserError:
             continue
-        names.append(name)
+        if engine.device == device:
+            names.append(name)
     return names

@@ -1,6 +1,7 @@
 """The interface of an engine, after Polygraphy's runners: activate, infer, deactivate."""
 
 import importlib.util
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,14 @@ class ModelFiles:
 
 
 class Engine(ABC):
-    """Runs one model with a fixed batch and number of threads, in fp32.
+    """Runs one model with a fixed batch, in one precision; on a CPU with a fixed number of threads.
 
     Between `activate` and `deactivate`, `infer` may be called any number of times.
 
     Attributes:
         name: As on the command line and in the rows.
+        device: 'cpu' or 'cuda'.
+        precisions: What it computes in.
         lowering: How HetConv reaches the engine: 'native', 'portable' or 'plugin'.
         winograd: Uses Winograd's algorithm for dense 3x3 convolutions.
         own: Has kernels of this project, so it is no baseline.
@@ -41,6 +44,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    device: ClassVar[str] = 'cpu'
+    precisions: ClassVar[tuple[str, ...]] = ('fp32',)
     lowering: ClassVar[str]
     winograd: ClassVar[bool] = False
     own: ClassVar[bool] = False
@@ -48,8 +53,8 @@ class Engine(ABC):
     distributions: ClassVar[tuple[str, ...]]
     install: ClassVar[str]
 
-    def __init__(self, files: ModelFiles, threads: int, batch: int) -> None:
-        self.files, self.threads, self.batch = files, threads, batch
+    def __init__(self, files: ModelFiles, threads: int, batch: int, precision: str = 'fp32') -> None:
+        self.files, self.threads, self.batch, self.precision = files, threads, batch, precision
 
     @classmethod
     def missing_packages(cls) -> list[str]:
@@ -70,6 +75,16 @@ class Engine(ABC):
         Returns:
             The model's output, float32; (batch, classes) for a classifier.
         """
+
+    def time(self, x: np.ndarray, n: int) -> list[float]:
+        """Milliseconds of n inferences of a batch, after one that is not counted; a GPU's by its own clock."""
+        self.infer(x)  # caches and clocks are cold after the other rows' turns
+        milliseconds = []
+        for _ in range(n):
+            start = time.perf_counter()
+            self.infer(x)
+            milliseconds.append((time.perf_counter() - start) * 1e3)
+        return milliseconds
 
     @abstractmethod
     def deactivate(self) -> None:

@@ -85,7 +85,7 @@ def make_run(rows=(), layers=(), complete=True, **environment):
         },
         settings={
             'engines': list(dict.fromkeys(row.engine for row in rows)),
-            'threads': sorted({row.threads for row in rows}), 'batch': 1, 'rounds': 10, 'turn_ms': 60.0, 'seed': 0,
+            'threads': sorted({row.threads for row in rows}), 'batches': [1], 'rounds': 10, 'turn_ms': 60.0, 'seed': 0,
             'layers': bool(layers), 'complete': complete,
         },
         rows=list(rows), layers=list(layers),

@@ -16,7 +16,7 @@ from torch import nn
 
 import inference.bench
 import timm_hetconv
-from inference.bench import Settings, bench
+from inference.bench import Condition, Settings, bench
 from inference.engines import ModelFiles
 from inference.errors import UserError
 from inference.models import create_model, dense_twin, weights_text
@@ -180,7 +180,8 @@ def test_a_narrow_terminal_shows_whole_names_and_the_main_figures(monkeypatch, c
 @pytest.mark.parametrize(
     ('kwargs', 'words'),
     [
-        (dict(batch=0), 'batch 0 must be at least 1'),
+        (dict(batches=(1, 0)), 'batch 0 must be at least 1'),
+        (dict(precisions=('fp32', 'fp16')), "computes in fp32 here, not in 'fp16'"),
         (dict(rounds=0), 'rounds 0'),
         (dict(threads=(0,)), 'threads 0'),
         (dict(threads=(100000,)), 'the number of cores here'),
@@ -377,7 +378,7 @@ def test_worker_reports_an_error_in_one_line_and_lives(worker, tmp_path):
     files = ModelFiles(*(tmp_path / name for name in 'abc'))
     for _ in range(2):
         with pytest.raises(WorkerError, match='FileNotFoundError') as caught:
-            worker.activate('torch', files, 1, 1, tmp_path / 'none.npz')
+            worker.activate('torch', files, Condition(1), tmp_path / 'none.npz')
         assert '\n' not in str(caught.value)
 
 
@@ -414,9 +415,10 @@ def test_worker_is_stopped_between_turns_and_dies_with_its_parent(tmp_path):
     code = (
         'import time\n'
         'from inference.worker_process import WorkerError, WorkerProcess\n'
+        'from inference.bench import Condition\n'
         'from inference.engines import ModelFiles\n'
         'w = WorkerProcess(1)\n'
-        'try: w.activate("torch", ModelFiles(*"abc"), 1, 1, "none.npz")\n'
+        'try: w.activate("torch", ModelFiles(*"abc"), Condition(1), "none.npz")\n'
         'except WorkerError: print(w._process.pid, flush=True)\n'
         'time.sleep(60)\n'
     )
