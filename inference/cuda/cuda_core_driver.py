@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,16 @@ class CudaCoreDriver(Driver):
 
     def capture(self, stream: Resource, work: Callable[[], object]) -> Resource:
         builder = stream.it.create_graph_builder()
-        try:
-            builder.begin_building('thread_local')
-            work()
-            return Resource(builder.end_building().complete(), lambda it: it.close())
-        finally:
-            builder.close()  # also ends a recording that `work` broke off
+        with ExitStack() as stack:
+            try:
+                builder.begin_building('thread_local')
+                work()
+                graph = Resource(builder.end_building().complete(), lambda it: it.close())
+                stack.callback(graph.close)
+            finally:
+                builder.close()  # also ends a recording that `work` broke off
+            stack.pop_all()
+        return graph
 
     def launch(self, graph: Resource, stream: Resource) -> None:
         graph.it.launch(stream.it)

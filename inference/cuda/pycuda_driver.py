@@ -1,10 +1,10 @@
 """A GPU through pycuda."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from .driver import Driver, Resource, check_version, import_package
-from .libcuda import Device, Libcuda
+from .libcuda import CudaError, Device, Libcuda
 
 __all__ = ['PycudaDriver']
 
@@ -76,19 +76,22 @@ class PycudaDriver(Driver):
         except BaseException:
             self._abandon(stream)
             raise
-        graph = self.cuda.end_capture(stream.address)
-        try:
-            return Resource(self.cuda.instantiate(graph), self.cuda.destroy_ready)
-        finally:
-            self.cuda.destroy_graph(graph)
+        recording = self.cuda.end_capture(stream.address)
+        with ExitStack() as stack:
+            try:
+                graph = Resource(self.cuda.instantiate(recording), self.cuda.destroy_ready)
+                stack.callback(graph.close)
+            finally:
+                self.cuda.destroy_graph(recording)
+            stack.pop_all()
+        return graph
 
     def _abandon(self, stream: Resource) -> None:
         try:
-            graph = self.cuda.end_capture(stream.address)
-        except RuntimeError:
+            recording = self.cuda.end_capture(stream.address)
+        except CudaError:
             return  # what went wrong in the recording is told already
-        if graph:
-            self.cuda.destroy_graph(graph)
+        self.cuda.destroy_graph(recording)
 
     def launch(self, graph: Resource, stream: Resource) -> None:
         self.cuda.launch(graph.it, stream.address)
@@ -96,6 +99,8 @@ class PycudaDriver(Driver):
     def close(self) -> None:
         # Only a context that is current is released whatever the thread; pycuda then leaves it on the driver's stack.
         self._context.push()
-        self._context.detach()
-        if self._pycuda.Context.get_current() is None:
-            self.cuda.pop_context()
+        try:
+            self._context.detach()
+        finally:
+            if self._pycuda.Context.get_current() is None:
+                self.cuda.pop_context()

@@ -1,6 +1,7 @@
 """One execution of an engine at a time: a stream, buffers for the largest shapes, and execution contexts."""
 
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -39,21 +40,25 @@ class Lane:
     def __init__(self, driver: Driver, trt: Any, engine: Resource, signature: Signature, log: Any) -> None:
         self._driver, self._trt, self._engine, self._signature, self._log = driver, trt, engine, signature, log
         self._captured: dict[tuple[Shape, ...], _Prepared] = {}
-        with ExitStack() as stack:
-            self.stream = stack.enter_context(closing(driver.stream()))
+        with ExitStack() as memory:
+            self.stream = memory.enter_context(closing(driver.stream()))
             self._scratch_size = engine.it.device_memory_size_v2
             self._scratch = None
             if self._scratch_size:
-                self._scratch = stack.enter_context(closing(driver.allocate(self._scratch_size)))
-            self._dynamic = [_Prepared(self._new_context(stack, profile)) for profile in range(signature.profiles)]
-            self._device: dict[str, Resource] = {}
-            self._host: dict[str, Resource] = {}
-            for name, size in self._largest().items():
-                self._device[name] = stack.enter_context(closing(driver.allocate(size)))
-                self._host[name] = stack.enter_context(closing(driver.allocate_pinned(size)))
-            for prepared in self._dynamic:
-                self._set_addresses(prepared.context)
-            self._stack = stack.pop_all()
+                self._scratch = memory.enter_context(closing(driver.allocate(self._scratch_size)))
+            with self._settled() as contexts:
+                self._dynamic = [
+                    _Prepared(self._new_context(contexts, profile)) for profile in range(signature.profiles)
+                ]
+                self._device: dict[str, Resource] = {}
+                self._host: dict[str, Resource] = {}
+                for name, size in self._largest().items():
+                    self._device[name] = memory.enter_context(closing(driver.allocate(size)))
+                    self._host[name] = memory.enter_context(closing(driver.allocate_pinned(size)))
+                for prepared in self._dynamic:
+                    self._set_addresses(prepared.context)
+                memory.push(contexts.pop_all())  # to be freed before what they point to
+            self._stack = memory.pop_all()
 
     def capture(self, shapes: dict[str, Shape]) -> str | None:
         """Make a CUDA graph for shapes of the inputs, in a context of its own.
@@ -64,7 +69,7 @@ class Lane:
         Raises:
             UserError: No profile takes the shapes, or there is no memory.
         """
-        with ExitStack() as stack:
+        with self._settled() as stack:
             prepared = _Prepared(self._new_context(stack, self._signature.profile(shapes)))
             self._set_addresses(prepared.context)
             self._set_shapes(prepared, shapes)
@@ -75,7 +80,7 @@ class Lane:
             except Exception as error:  # a layer that cannot be recorded, in whatever words
                 return ' '.join(str(error).split()) or type(error).__name__
             prepared.graph = stack.enter_context(closing(graph))
-            self._stack.enter_context(stack.pop_all())
+            self._stack.push(stack.pop_all())
         self._captured[tuple(shapes.values())] = prepared
         return None
 
@@ -118,10 +123,23 @@ class Lane:
 
     def close(self) -> None:
         """Free graphs, contexts, buffers and the stream, in this order."""
-        with suppress(Exception):  # nothing waits here unless it failed, and then that has been told
+        with self._stack:
+            self._captured.clear()
+            self._settle()
+
+    def _settle(self) -> None:
+        with suppress(Exception):  # what waits here is of work that failed, and that has been told
             self._driver.synchronise(self.stream)
-        self._captured.clear()
-        self._stack.close()
+
+    @contextmanager
+    def _settled(self) -> Iterator[ExitStack]:
+        """A stack that, on a failure, frees nothing that work on the stream may still use."""
+        with ExitStack() as stack:
+            try:
+                yield stack
+            except BaseException:
+                self._settle()
+                raise
 
     def _new_context(self, stack: ExitStack, profile: int) -> Resource:
         context = stack.enter_context(closing(Resource(self._create())))

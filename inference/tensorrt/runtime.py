@@ -13,7 +13,7 @@ from ..cuda import Driver, Resource, open_driver
 from ..errors import UserError
 from . import flavour, manifest
 from .lane import Lane
-from .tensors import read_signature
+from .tensors import Tensor, read_signature
 
 __all__ = ['EngineRunner']
 
@@ -95,7 +95,7 @@ class EngineRunner:
         engine = stack.enter_context(closing(Resource(runtime.it.deserialize_cuda_engine(self.path.read_bytes()))))
         if engine.it is None:
             raise UserError(f'{self.path} cannot be loaded: {log.words()}')
-        signature = read_signature(trt, engine.it)
+        signature = read_signature(trt, engine)
         self.notes = []
         lanes = []
         for _ in range(self._contexts):
@@ -127,23 +127,22 @@ class EngineRunner:
 
     def infer(self, x: np.ndarray) -> np.ndarray:
         """`run`, for an engine with one input and one output."""
-        feeds = {self._only('input', self._names(True)): x}
-        return self.run(feeds)[self._only('output', self._names(False))]
+        self._check_open()
+        output = self._only('output', self._signature.outputs)
+        return self.run({self._only('input', self._signature.inputs): x})[output]
 
     def time(self, x: np.ndarray, n: int) -> list[float]:
         """Milliseconds of n executions one after another by the GPU's clock, without the copies from and to it."""
-        feeds = {self._only('input', self._names(True)): x}
+        self._check_open()
+        feeds = {self._only('input', self._signature.inputs): x}
         with self._lane() as lane, self.driver.current():
             return lane.time(feeds, n)
 
-    def _names(self, inputs: bool) -> list[str]:
-        self._check_open()
-        return [tensor.name for tensor in (self._signature.inputs if inputs else self._signature.outputs)]
-
-    def _only(self, what: str, names: list[str]) -> str:
-        if len(names) != 1:
-            raise UserError(f'{self.path} has {len(names)} {what}s ({", ".join(names)}): give them by name, with `run`')
-        return names[0]
+    def _only(self, what: str, tensors: Sequence[Tensor]) -> str:
+        if len(tensors) != 1:
+            names = ', '.join(tensor.name for tensor in tensors)
+            raise UserError(f'{self.path} has {len(tensors)} {what}s ({names}): give them by name, with `run`')
+        return tensors[0].name
 
     def _check_open(self) -> None:
         if not self._open:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cuda import Resource
 from ..errors import UserError
 
 __all__ = ['Shape', 'Signature', 'Tensor', 'read_signature']
@@ -88,20 +89,20 @@ class Signature:
         return f'the engine does not take {given}; it takes {", ".join(ranges)}: build with --batch that has it'
 
 
-def read_signature(trt: Any, engine: Any) -> Signature:
+def read_signature(trt: Any, engine: Resource) -> Signature:
     """What an engine says of its inputs and outputs.
 
     Raises:
         UserError: A type that this program has no use for.
     """
     inputs, outputs = [], []
-    profiles = engine.num_optimization_profiles
-    for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors)):
-        kind = engine.get_tensor_dtype(name).name
+    profiles = engine.it.num_optimization_profiles
+    for name in (engine.it.get_tensor_name(index) for index in range(engine.it.num_io_tensors)):
+        kind = engine.it.get_tensor_dtype(name).name
         if kind not in _TYPES:
             raise UserError(f'tensor {name} of the engine has the type {kind}; engines of `hetconv build` have FLOAT')
-        if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
-            ranges = [engine.get_tensor_profile_shape(name, profile) for profile in range(profiles)]
+        if engine.it.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+            ranges = [engine.it.get_tensor_profile_shape(name, profile) for profile in range(profiles)]
             limits = tuple((tuple(low), tuple(high)) for low, _, high in ranges)
             inputs.append(Tensor(name, np.dtype(_TYPES[kind]), limits))
         else:

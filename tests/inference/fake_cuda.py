@@ -6,9 +6,12 @@ missing wait, or a buffer that two streams share, shows in the results. Fresh me
 
 import contextlib
 import ctypes
+import functools
 import random
 import sys
 import threading
+import time
+import types
 from collections import deque
 from types import SimpleNamespace
 
@@ -21,6 +24,25 @@ class Broken(Exception):
     """What an injected failure raises."""
 
 
+def like_c(it):
+    """A function, or a class's methods, without frames in a traceback: the real ones are C++ and keep nothing alive."""
+    if isinstance(it, type):
+        for name, method in list(vars(it).items()):
+            if isinstance(method, types.FunctionType):
+                setattr(it, name, like_c(method))
+        return it
+
+    @functools.wraps(it)
+    def call(*arguments, **keywords):
+        try:
+            return it(*arguments, **keywords)
+        except BaseException as error:
+            del arguments, keywords
+            raise error.with_traceback(None) from None
+
+    return call
+
+
 class FakeGpu:
     """Everything that the fake packages share.
 
@@ -31,6 +53,9 @@ class FakeGpu:
         fail_at: The call that fails, counted from 0; None for none.
         error: What it raises: a function of the call's name.
         memory: Bytes of GPU memory.
+        faults: What a destructor would say, who can raise nothing.
+        patience: Seconds that a wait lets other threads fill their streams before anything runs.
+        sabotage: What is to go wrong otherwise: 'no wait', 'no context'.
     """
 
     def __init__(self, memory=1 << 30, seed=0):
@@ -40,8 +65,13 @@ class FakeGpu:
         self.lock = threading.RLock()
         self.local = threading.local()  # what context is current on a thread
         self._next, self._random = 0x7F00_0000_1000, random.Random(seed)  # too large for 32 bits
-        self.clock = 0.0
-        self.sabotage = set()
+        self.clock, self.patience = 0.0, 0.0
+        self.faults, self.sabotage = [], set()
+
+    @property
+    def contexts(self):
+        """How many contexts are on the driver's stack of this thread."""
+        return getattr(self.local, 'context', 0)
 
     def call(self, name, needs_context=True, frees=False):
         """Every function of a fake package begins with this. One that frees has freed, even if it fails."""
@@ -49,7 +79,7 @@ class FakeGpu:
             self.calls.append(name)
             failing = self.fail_at is not None and len(self.calls) - 1 == self.fail_at
         if needs_context:
-            assert getattr(self.local, 'context', 0), f'{name} without a current context'
+            assert self.contexts, f'{name} without a current context'
         if failing and not frees:
             raise self.error(name)
         return failing
@@ -63,7 +93,13 @@ class FakeGpu:
     def free(self, number, name, failing=False):
         with self.lock:
             assert number in self.alive, f'{name}: freed twice, or never made'
-            self.released.append(self.alive.pop(number))
+            kind = self.alive.pop(number)
+            self.released.append(kind)
+            waiting = [stream for stream, it in self.streams.items() if it.queue and it.thread == threading.get_ident()]
+            if waiting and kind not in ('event', 'recording'):
+                self.faults.append(f'{kind} freed while work of this thread waits on a stream')
+            if kind == 'stream':
+                del self.streams[number]
         if failing:
             raise self.error(name)
 
@@ -95,26 +131,31 @@ class FakeGpu:
 
     def make_stream(self):
         handle = self.make('stream')
-        self.streams[handle] = SimpleNamespace(queue=deque(), recording=None)
+        self.streams[handle] = SimpleNamespace(queue=deque(), recording=None, thread=0)
         return handle
 
     def put(self, handle, what, work):
         """Put work on a stream, or into what is being recorded of it."""
         assert self.alive.get(handle) == 'stream', f'{what} on a stream that is not there'
         stream = self.streams[handle]
+        stream.thread = threading.get_ident()
         (stream.queue if stream.recording is None else stream.recording).append(work)
 
-    def synchronise(self, handle):
-        """Run what waits on all streams, in turns, until this one is through."""
+    def synchronise(self, handle, failing=False):
+        """Run what waits on all streams, in turns, until this one is through; what fails does not run."""
         assert self.alive.get(handle) == 'stream', 'waiting for a stream that is not there'
         assert self.streams[handle].recording is None, 'waiting for a stream while it is recorded'
+        if failing:
+            self.streams[handle].queue.clear()
+            raise self.error('a stream')
         if 'no wait' in self.sabotage:
             return
+        time.sleep(self.patience)
         while True:
             with self.lock:
                 if not self.streams[handle].queue:
                     return
-                waiting = [s for number, s in self.streams.items() if s.queue and number in self.alive]
+                waiting = [stream for stream in self.streams.values() if stream.queue]
                 self._random.choice(waiting).queue.popleft()()
 
     def begin(self, handle):
@@ -204,9 +245,11 @@ class FakeLibcuda:
         self._set(total, self.gpu.memory)
 
     def _cuCtxPopCurrent_v2(self, context, raw):
-        self.gpu.call('cuCtxPopCurrent', needs_context=False)
-        assert self.gpu.local.context > 0, 'no context to pop'
+        failing = self.gpu.call('cuCtxPopCurrent', needs_context=False, frees=True)
+        assert self.gpu.contexts, 'no context to pop'
         self.gpu.local.context -= 1
+        if failing:
+            raise self.gpu.error('cuCtxPopCurrent')
 
     def _cuStreamBeginCapture_v2(self, stream, mode, raw):
         self.gpu.call('cuStreamBeginCapture')

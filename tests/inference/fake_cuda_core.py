@@ -5,6 +5,7 @@ import enum
 from types import SimpleNamespace
 
 import numpy as np
+from fake_cuda import like_c
 
 
 class CUresult(enum.IntEnum):
@@ -28,6 +29,7 @@ def fake_cuda_core(gpu):
         def __init__(self, timing_enabled=False, blocking_sync=False, ipc_enabled=False):
             self.timing_enabled = timing_enabled
 
+    @like_c
     class Event:
         def __init__(self, options):
             self.time, self.timed = None, options is not None and options.timing_enabled
@@ -46,6 +48,7 @@ def fake_cuda_core(gpu):
                 raise RuntimeError('One or both events have not completed.')
             return self.time - other.time
 
+    @like_c
     class Graph:
         def __init__(self, recording):
             self.recording, self.number = recording, gpu.make('graph')
@@ -61,6 +64,7 @@ def fake_cuda_core(gpu):
             for work in self.recording:
                 gpu.put(stream.handle, 'a graph', work)
 
+    @like_c
     class GraphBuilder:
         def __init__(self, stream):
             self.stream, self.recording, self.number = stream, None, gpu.make('recording')
@@ -90,6 +94,7 @@ def fake_cuda_core(gpu):
                 number, self.number = self.number, 0
                 gpu.free(number, 'GraphBuilder.close', failing)
 
+    @like_c
     class Stream:
         def __init__(self, options):
             assert options is not None
@@ -101,8 +106,7 @@ def fake_cuda_core(gpu):
             return self.number
 
         def sync(self):
-            gpu.call('Stream.sync')
-            gpu.synchronise(self.number)
+            gpu.synchronise(self.number, gpu.call('Stream.sync', frees=True))
 
         def record(self, event=None, options=None):
             gpu.call('Stream.record')

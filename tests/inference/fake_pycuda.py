@@ -7,6 +7,7 @@ import weakref
 from types import SimpleNamespace
 
 import numpy as np
+from fake_cuda import like_c
 
 
 def fake_pycuda(gpu, version=(13, 0, 0)):
@@ -30,6 +31,7 @@ def fake_pycuda(gpu, version=(13, 0, 0)):
             stack().pop()
         return stack()[-1] if stack() else None
 
+    @like_c
     class Context:
         def __init__(self, number):
             self.number, self.valid, self.thread = number, True, threading.get_ident()
@@ -78,6 +80,7 @@ def fake_pycuda(gpu, version=(13, 0, 0)):
             assert self.context is not None, f'{self.kind} made without a context'
             self.weak = weakref.finalize(self, _destroy, gpu, number, self.context, current)
 
+    @like_c
     class Stream(Dependent):
         kind = 'stream'
 
@@ -91,9 +94,9 @@ def fake_pycuda(gpu, version=(13, 0, 0)):
             return self.number
 
         def synchronize(self):
-            gpu.call('Stream.synchronize')
-            gpu.synchronise(self.number)
+            gpu.synchronise(self.number, gpu.call('Stream.synchronize', frees=True))
 
+    @like_c
     class Event(Dependent):
         kind = 'event'
 
@@ -113,6 +116,7 @@ def fake_pycuda(gpu, version=(13, 0, 0)):
                 raise LogicError('cuEventElapsedTime failed: device not ready')
             return event.time - self.time
 
+    @like_c
     class DeviceAllocation(Dependent):
         kind = 'memory'
 
@@ -133,6 +137,7 @@ def fake_pycuda(gpu, version=(13, 0, 0)):
     class PagelockedHostAllocation(DeviceAllocation):
         kind = 'pinned'
 
+    @like_c
     def mem_alloc(size):
         gpu.call('mem_alloc')
         address = gpu.allocate('memory', size)
@@ -140,17 +145,20 @@ def fake_pycuda(gpu, version=(13, 0, 0)):
             raise MemoryError('cuMemAlloc failed: out of memory')
         return DeviceAllocation(address)
 
+    @like_c
     def pagelocked_empty(shape, dtype, order='C', mem_flags=0):
         gpu.call('pagelocked_empty')
         dtype = np.dtype(dtype)
         address = gpu.allocate('pinned', int(np.prod(shape)) * dtype.itemsize)
         return _array_over(gpu.blocks[address].view(dtype), PagelockedHostAllocation(address))
 
+    @like_c
     def memcpy_htod_async(dest, src, stream=None):
         gpu.call('memcpy_htod_async')
         target, size, source = int(dest), src.nbytes, src.view(np.uint8).reshape(-1)
         gpu.put(stream.handle, 'a copy', lambda: np.copyto(gpu.bytes(target, size), source))
 
+    @like_c
     def memcpy_dtoh_async(dest, src, stream=None):
         gpu.call('memcpy_dtoh_async')
         source, size, target = int(src), dest.nbytes, dest.view(np.uint8).reshape(-1)

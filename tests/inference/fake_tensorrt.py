@@ -6,6 +6,7 @@ import weakref
 from types import SimpleNamespace
 
 import numpy as np
+from fake_cuda import like_c
 
 DataType = enum.Enum('DataType', 'FLOAT HALF INT32 BF16')
 TensorIOMode = enum.Enum('TensorIOMode', 'NONE INPUT OUTPUT')
@@ -27,6 +28,7 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
         def __init__(self):
             pass
 
+    @like_c
     class Thing:
         """Gone, as pybind's objects are, with its last reference."""
 
@@ -34,6 +36,7 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
             gpu.call(f'make {name}')
             self.gone = weakref.finalize(self, _destroy, gpu, gpu.make(name), name)
 
+    @like_c
     class Runtime(Thing):
         def __init__(self, logger):
             self.logger = logger
@@ -42,10 +45,13 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
         def deserialize_cuda_engine(self, serialized_engine):
             gpu.call('deserialize_cuda_engine')
             if not bytes(serialized_engine).endswith(b'whole'):
-                self.logger.log(ILogger.Severity.ERROR, 'In nowhere at 1: the plan is broken')
+                self.logger.log(
+                    ILogger.Severity.ERROR, 'IRuntime::load: Error Code 1: the plan is broken In read at engine.cpp:77'
+                )
                 return None
             return Engine(self)
 
+    @like_c
     class Engine(Thing):
         def __init__(self, runtime):
             self.runtime = runtime  # pybind's keep_alive
@@ -72,10 +78,13 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
             gpu.call('create_execution_context')
             assert strategy is Strategy.USER_MANAGED
             if 'no context' in gpu.sabotage:
-                self.runtime.logger.log(ILogger.Severity.ERROR, 'Error Code 2: OutOfMemory (Requested size was 77)')
+                self.runtime.logger.log(
+                    ILogger.Severity.ERROR, 'IExecutionContext::make: Error Code 2: OutOfMemory (Requested size was 77)'
+                )
                 return None
             return ExecutionContext(self)
 
+    @like_c
     class ExecutionContext(Thing):
         def __init__(self, engine):
             self.engine, self.profile, self.shape, self.scratch, self.recorded = engine, None, None, None, False
@@ -152,5 +161,6 @@ def _steps(gpu, shape, addresses, scratch, dtype):
 
 
 def _destroy(gpu, number, name):
-    assert getattr(gpu.local, 'context', 0), f'{name} destroyed without a current context'
+    if not gpu.contexts:
+        gpu.faults.append(f'{name} destroyed without a current context')
     gpu.free(number, name)
