@@ -15,7 +15,7 @@ from ptx_emulator import PtxError
 from inference.kernels.gpu.tiles import Layer, Tile
 
 # Two groups a tile, the last with one; tails of pixels and channels; no two arguments that follow each other are equal.
-LAYER = Layer(48, 96, 3, stride=(3, 2), dilation=(1, 2))
+LAYER = Layer(80, 160, 5, stride=(3, 2), dilation=(1, 2))
 TILE = Tile(64, 64, 16, 4, 4)
 POINTERS = 4  # x, w, epilogue, residual
 
@@ -141,10 +141,21 @@ def mutants(ptx):
                 yield text, mutant, wrong.replace('MUTANT', mutant)
 
 
+@pytest.fixture(scope='module')
+def others():
+    """Whose first steps, which the code has apart from the loop, are of taps; and one with two tiles a group."""
+    layers = [Layer(16, 16, 1), Layer(32, 64, 2), Layer(32, 160, 2)]
+    return [make_case(layer, 'fp16', (1, 5, 14), residual=True, low=-20.0, high=30.0) for layer in layers]
+
+
 @pytest.mark.parametrize('every', [40, pytest.param(5, marks=pytest.mark.long)])
-def test_mutants(case, ptx, every):
-    """Most are found. Not all can be: where `>` became `>=`, say, the two may never be equal."""
+def test_mutants(case, others, ptx, every):
+    """Most are found. Not all can be: what rounds a negative number is of no use, where there is none."""
     some = list(mutants(ptx))[::every]
-    survivors = [f'{text} -> {mutant}' for text, mutant, wrong in some if not find(case, ptx=wrong)]
+    survivors = [
+        f'{text} -> {mutant}'
+        for text, mutant, wrong in some
+        if not any(find(any_case, ptx=wrong) for any_case in (case, *others))
+    ]
     assert len(some) > 400 / every
-    assert len(survivors) <= 0.06 * len(some), survivors
+    assert len(survivors) <= 1 + 0.03 * len(some), survivors
