@@ -14,9 +14,12 @@ PYTEST_ARGS ?=
 SOURCES = pyproject.toml inference/kernels/cpu/CMakeLists.txt $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp)
 CXX_FILES := $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp tests/inference/*.h tests/inference/*.cpp)
 # What fails most comes first.
-TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/test_docs.py
+TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/gpu tests/test_docs.py
 
-.PHONY: bench test test-long lint format setup clean
+# On a machine with an NVIDIA GPU, apart from .venv: onnxruntime-gpu and onnxruntime are one import name.
+GPU_VENV := .venv-gpu
+
+.PHONY: bench test test-long lint format setup gpu-check clean
 
 bench: $(VENV)/.bench
 	mkdir -p $(OUT)
@@ -56,5 +59,18 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,rtx,dev]'
 	touch $@ $(VENV)/.bench
 
+gpu-check: $(GPU_VENV)/.ready
+	$(GPU_VENV)/bin/python benchmarks/gpu_check.py --output $(OUT)/gpu-check
+
+$(GPU_VENV)/.ready: $(SOURCES)
+	@nvidia-smi >/dev/null 2>&1 || { echo "gpu-check needs an NVIDIA GPU and its driver: nvidia-smi finds none" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(GPU_VENV) || { rm -rf $(GPU_VENV); exit 2; }
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[gpu-base,dev]'
+	$(GPU_VENV)/bin/python -m pip install --quiet tensorrt-rtx-cu13 || echo "without TensorRT-RTX: its check is skipped"
+	$(GPU_VENV)/bin/python -m pip install --quiet pycuda || echo "pycuda was not compiled (it needs the CUDA toolkit): its checks will fail"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OUT) build *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) $(OUT) build *.egg-info
