@@ -83,10 +83,14 @@ class Settings:
             if not 1 <= threads <= cores:
                 raise UserError(f'threads {threads} must be from 1 to {cores}, the number of cores here')
         if not self.engines:
-            raise UserError("no engine is installed: pip install 'timm-hetconv[cpu,peers]'")
+            raise UserError("no engine is installed: pip install 'timm-hetconv[cpu,peers]', or [gpu] for --device cuda")
         engines = [load_engine(engine) for engine in self.engines]
         if len({engine.device for engine in engines}) > 1:
             raise UserError('engines of a CPU and of a GPU are not compared with each other: bench one kind')
+        if engines[0].device == 'cuda':
+            from .cuda.libcuda import Libcuda
+
+            Libcuda().device(0)  # in words, where there is none
         for engine in engines:
             for precision in self.precisions:
                 if precision not in engine.precisions:

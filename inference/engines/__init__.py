@@ -16,6 +16,13 @@ ENGINES = {
     'openvino': ('openvino_cpu', 'OpenVinoCpu'),
     'mnn': ('mnn_cpu', 'MnnCpu'),
     'ncnn': ('ncnn_cpu', 'NcnnCpu'),
+    'tensorrt': ('tensorrt_gpu', 'TensorRt'),
+    'tensorrt-portable': ('tensorrt_gpu', 'TensorRtPortable'),
+    'onnxruntime-cuda': ('onnxruntime_gpu', 'OnnxRuntimeCuda'),
+    'onnxruntime-tensorrt': ('onnxruntime_gpu', 'OnnxRuntimeTensorRt'),
+    'torch-cuda': ('torch_gpu', 'TorchCuda'),
+    'torch-compile-cuda': ('torch_gpu', 'TorchCompileCuda'),
+    'torch-fused-cuda': ('torch_gpu', 'TorchFusedCuda'),
 }
 
 

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from inference.engines import ENGINES, load_engine
 from inference.errors import UserError
 from inference.tensorrt.manifest import read_manifest
 from inference.tensorrt.runtime import EngineRunner
@@ -161,6 +162,27 @@ def test_timing_cache_makes_the_second_build_quicker(tmp_path, record_property):
     first, second = (build_tensorrt(MODEL, options)[0].seconds for _ in range(2))
     record_property('seconds', [first, second])
     assert (tmp_path / 'cache').stat().st_size > 0
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+@pytest.mark.parametrize('name', [name for name, (module, _) in ENGINES.items() if module.endswith('_gpu')])
+def test_engines_of_the_bench(name, precision, tmp_path):
+    """Right, and timed, on a model and on its dense twin."""
+    from inference.subjects import model_subjects
+    from inference.worker import compare
+
+    for subject in model_subjects([MODEL])[0]:
+        files, samples = subject.write(tmp_path, 4, 0)
+        data = np.load(samples)
+        engine = load_engine(name)(files, 1, 4, precision)
+        engine.activate()
+        try:
+            compare(engine.infer(data['x']), data['y'], 'cuda', precision)
+            times = engine.time(data['x'], 5)
+        finally:
+            engine.deactivate()
+        assert len(times) == 5
+        assert min(times) > 0
 
 
 def test_an_engine_of_tensorrt_rtx_runs(gpu, engine_of, expected):

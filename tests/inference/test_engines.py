@@ -1,5 +1,7 @@
 """Every engine, one suite: the interface, and the right result."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from inference.errors import UserError
 from inference.export import save_model
 from inference.lowering.portable import fix_batch, to_portable
 
+ON_A_GPU = [name for name, (module, _) in ENGINES.items() if module.endswith('_gpu')]  # tests/gpu
 MODELS = ['hetconv_resnet20_cifar_p4', 'hetconv_vgg16_cifar_gwc4_se', 'hetconv_mobilenet_cifar_p32']
 
 
@@ -27,7 +30,7 @@ def written(exported, tmp_path_factory):
     return write
 
 
-@pytest.mark.parametrize('name', [name for name in ENGINES if name != 'torch-compile'])
+@pytest.mark.parametrize('name', [name for name in ENGINES if name != 'torch-compile' and name not in ON_A_GPU])
 @pytest.mark.parametrize('model_name', MODELS)
 def test_result(name, model_name, written):
     engine = _load(name)
@@ -69,16 +72,77 @@ def _check(engine, written, model_name, batch=3):
 
 @pytest.mark.parametrize('name', ENGINES)
 def test_every_engine_says_what_it_is(name):
-    import importlib
-
-    module, attribute = ENGINES[name]
-    engine = getattr(importlib.import_module(f'inference.engines.{module}'), attribute)
+    engine = _class(name)
     assert issubclass(engine, Engine)
     assert engine.name == name
     assert engine.lowering in ('native', 'portable', 'plugin')
     assert engine.packages
     assert engine.distributions
     assert engine.install.startswith('timm-hetconv')
+
+
+def _class(name):
+    module, attribute = ENGINES[name]
+    return getattr(importlib.import_module(f'inference.engines.{module}'), attribute)
+
+
+@pytest.mark.parametrize('name', ENGINES)
+def test_device_and_precisions(name):
+    engine = _class(name)
+    assert (engine.device == 'cuda') == (name in ON_A_GPU)
+    assert engine.precisions[0] == 'fp32'
+    assert set(engine.precisions) <= {'fp32', 'fp16', 'bf16'}
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_pytorch_on_a_gpu_as_far_as_a_cpu_goes(written, monkeypatch, precision):
+    """Types and layouts are a CPU's too."""
+    engine = _class('torch-cuda')
+    monkeypatch.setattr(engine, 'device', 'cpu')
+    model, files = written(MODELS[0], 2)
+    active = engine(files, 1, 2, precision)
+    active.activate()
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    output = active.infer(x)
+    active.deactivate()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(x)).numpy()
+    assert output.dtype == np.float32
+    assert np.abs(output - expected).max() <= {'fp32': 1e-4, 'bf16': 5e-2}[precision] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(('name', 'lowering'), [('tensorrt', 'plugin'), ('tensorrt-portable', 'portable')])
+def test_tensorrt_builds_for_its_batch_and_runs_that(written, monkeypatch, name, lowering):
+    import inference.build
+    import inference.tensorrt.manifest
+    import inference.tensorrt.runtime
+
+    asked, calls = [], []
+
+    class Runner:
+        def __init__(self, path, graphs):
+            calls.append(('runner', path.suffix, graphs))
+
+        def __getattr__(self, method):
+            return lambda *arguments: calls.append((method, *arguments)) or [1.0]
+
+    monkeypatch.setattr(
+        inference.build, 'build_tensorrt', lambda *arguments: asked.append(arguments) or ('built', {}, 0.0)
+    )
+    monkeypatch.setattr(inference.tensorrt.manifest, 'save_engine', lambda path, *built: calls.append(('save', *built)))
+    monkeypatch.setattr(inference.tensorrt.runtime, 'EngineRunner', Runner)
+    _, files = written(MODELS[0], 4)
+    active = _class(name)(files, 1, 4, 'fp16')
+    active.activate()
+    assert active.time('x', 3) == [1.0]
+    active.deactivate()
+    ((source, options),) = asked
+    assert source == str(files.onnx)
+    assert (options.engine, options.precision, options.lowering) == ('tensorrt', 'fp16', lowering)
+    assert options.profiles == ((4, 4, 4),)
+    assert calls == [
+        ('save', 'built', {}, 0.0), ('runner', '.engine', [4]), ('open',), ('infer', 'x'), ('time', 'x', 3), ('close',)
+    ]  # fmt: skip
 
 
 def test_unknown_engine():
