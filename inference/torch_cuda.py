@@ -20,7 +20,7 @@ from timm_hetconv import HetConv2d
 
 from .errors import UserError
 from .kernels.gpu.launch import hetconv
-from .kernels.gpu.tiles import MAX_ELEMENTS, Layer, pack
+from .kernels.gpu.tiles import MAX_ELEMENTS, Layer, pack, to_tf32
 
 __all__ = ['FusedHetConv2d', 'fuse']
 
@@ -105,6 +105,8 @@ class FusedHetConv2d(nn.Module):
         # float32 holds the half types' values; NumPy has no bfloat16.
         w, w_kxk = (tensor.float().cpu().numpy() for tensor in (weight.reshape(n, m), taps))
         packed = pack(_layer(m, n, self.geometry), w, w_kxk, weight.element_size())
+        if weight.dtype is torch.float32:
+            packed = to_tf32(packed)
         self.register_buffer('packed', torch.from_numpy(packed).to(weight.device, weight.dtype))
         bias = torch.zeros(n) if layer.bias is None else layer.bias.detach()
         self.register_buffer('bias', bias.to(weight.device, torch.float32, copy=True))

@@ -97,7 +97,7 @@ def _to_plugin(graph: Any, node: Any, precision: str, sm: int) -> None:
     import numpy as np
     import onnx_ir as ir
 
-    from ..kernels.gpu.tiles import ITEM, Layer, pack
+    from ..kernels.gpu.tiles import ITEM, Layer, pack, to_tf32
 
     x, w, w_kxk, bias, *residual = node.inputs
     arrays = [ir.convenience.get_const_tensor(value).numpy() for value in (w, w_kxk, bias)]
@@ -113,6 +113,8 @@ def _to_plugin(graph: Any, node: Any, precision: str, sm: int) -> None:
         first = i // layer.group_out * layer.group_in
         w_1x1[i, first : first + layer.group_in] += taps[i, :, centre]
     packed = pack(layer, w_1x1, np.delete(taps, centre, axis=2), ITEM[precision])
+    if precision == 'fp32':
+        packed = to_tf32(packed)
     y = node.outputs[0]
     inputs = [
         x,

@@ -111,6 +111,22 @@ def test_what_is_no_layer(arguments, words):
         Layer(*arguments)
 
 
+@given(st.floats(width=32, allow_nan=False))
+def test_tf32_is_the_nearest(value):
+    rounded = tiles.to_tf32(np.array([value], np.float32))
+    assert not np.any(rounded.view(np.uint32) & 0x1FFF) or not np.isfinite(value)
+    if np.isfinite(rounded).all() and abs(value) > 1e-37:
+        assert abs(float(rounded[0]) - value) <= abs(value) * 2.0**-11
+
+
+def test_tf32_rounds_halves_to_even_and_keeps_what_is_not_finite():
+    step = 2.0**-10
+    values = np.array([1 + step / 2, 1 + 1.5 * step, 1 + 0.51 * step, -1 - step / 2, np.inf, -np.inf, 0], np.float32)
+    expected = [1, 1 + 2 * step, 1 + step, -1, np.inf, -np.inf, 0]
+    np.testing.assert_array_equal(tiles.to_tf32(values), expected)
+    assert np.isnan(tiles.to_tf32(np.array([np.nan], np.float32))).all()
+
+
 def test_a_tile_fits_into_shared_memory():
     for item, tile, _ in tiles.every_tile():
         assert tile.stages * tile.k * (tile.pixels + tile.n) * item <= tiles.MAX_SHARED

@@ -20,7 +20,8 @@ from inference.models import create_model
 from timm_hetconv import HetConv2d
 
 NAMES = timm.list_models('hetconv_*')
-TOLERANCE = {'fp32': 1e-4, 'fp16': 2e-2}  # relative to the largest; in half precision 19 layers round
+# Relative to the largest: the weights are rounded to TF32, or all of 19 layers to fp16.
+TOLERANCE = {'fp32': 2e-3, 'fp16': 2e-2}
 
 
 def plugin_nodes(proto):

@@ -20,7 +20,7 @@ def report():
 
 @pytest.mark.parametrize('name', ['stride', 'no bias', 'dilation', 'few channels', 'P1', 'model', 'compiled'])
 def test_results_are_those_of_hetconv2d(report, name):
-    assert report[name] < 1e-5
+    assert report[name] < 5e-4  # weights are rounded to TF32
 
 
 def test_half_types(report):

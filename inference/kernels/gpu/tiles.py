@@ -13,7 +13,7 @@ import numpy as np
 
 __all__ = [
     'ITEM', 'MAX_SHARED', 'Layer', 'Tile', 'candidates', 'constants', 'is_even', 'multiplies', 'pack', 'tile_count',
-    'unpadded_multiplies',
+    'to_tf32', 'unpadded_multiplies',
 ]  # fmt: skip
 
 ITEM = {'fp32': 4, 'fp16': 2, 'bf16': 2, 'int8': 1}  # bytes a value
@@ -235,6 +235,16 @@ def pack(layer: Layer, w: np.ndarray, w_kxk: np.ndarray, item: int) -> np.ndarra
     taps = packed[rows:].reshape(layer.taps, group_rows, columns)
     taps[:, : merged.group_in, : layer.out_channels] = _merge(layer, merged, w_kxk).transpose(2, 1, 0)
     return packed
+
+
+def to_tf32(values: np.ndarray) -> np.ndarray:
+    """float32 rounded to the 10 bits that tensor cores keep of a fraction, to the nearest: they cut the others off.
+
+    For weights this halves the error of cutting, and costs nothing when the kernel runs.
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0xFFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)
+    return np.where(np.isfinite(values), rounded.view(np.float32), values)
 
 
 def every_tile() -> Iterator[tuple[int, Tile, bool]]:
