@@ -10,6 +10,8 @@ CORES := $(shell nproc 2>/dev/null || echo 1)
 THREADS ?= $(if $(filter 1,$(CORES)),1,1 2)
 MODELS ?= hetconv_resnet34_p4 hetconv_resnet34_p8
 PYTEST_ARGS ?=
+# Two tests at a time, where there are two cores.
+JOBS ?= $(if $(filter 1,$(CORES)),1,2)
 # What an editable install has to be made again for.
 SOURCES = pyproject.toml inference/kernels/cpu/CMakeLists.txt $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp)
 CXX_FILES := $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp tests/inference/*.h tests/inference/*.cpp)
@@ -27,7 +29,7 @@ bench: $(VENV)/.bench
 	@echo "The table with its plots: $(OUT)/report/index.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not long" $(TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long" -n $(JOBS) --dist worksteal $(TESTS) $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)

@@ -40,7 +40,7 @@ def read_checks(junit: Path) -> list[Check]:
             found = case.find(kind)
             if found is not None:
                 outcome, why = word, ' '.join((found.get('message') or '').split())
-        module = (case.get('classname') or '').split('.')[-1].removeprefix('test_')
+        module = (case.get('classname') or '').split('.')[-1].removeprefix('test_gpu_')
         name = f'{module}: {(case.get("name") or "").removeprefix("test_").replace("_", " ")}'
         recorded = {p.get('name') or '': p.get('value') or '' for p in case.iter('property')}
         checks.append(Check(name, outcome, float(case.get('time') or 0), why, recorded))

@@ -201,6 +201,19 @@ def bench(
 
 
 @app.command()
+def profile(
+    engine: Annotated[Path, typer.Argument(help='A .engine file of `build`.', show_default=False)],
+    batch: Annotated[int, typer.Option(min=1, help='Samples an inference.')] = 1,
+    runs: Annotated[int, typer.Option(min=1, help='Executions; medians are shown.')] = 50,
+) -> None:
+    """Run an engine on a GPU and show the time of each of its layers."""
+    from .show import show_layers
+    from .tensorrt.profile import profile_engine
+
+    show_layers(profile_engine(engine, batch, runs))
+
+
+@app.command()
 def report(
     json: Annotated[Path, typer.Argument(help='What `hetconv bench --json` wrote.', show_default=False)],
     output: Annotated[Path, typer.Option('--output', '-o', help='Folder to write to.')] = Path('out/report'),

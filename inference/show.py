@@ -13,8 +13,9 @@ from rich.table import Table
 from .bench import Progress as Report
 from .rows import LayerRow, Measurement, Run
 from .summary import main_lines, ms_text, percent_text, times_text, warnings_of
+from .tensorrt.profile import LayerTime
 
-__all__ = ['bar', 'show_run']
+__all__ = ['bar', 'show_layers', 'show_run']
 
 
 @contextlib.contextmanager
@@ -89,3 +90,18 @@ def show_run(run: Run) -> None:
     if not run.settings.get('complete'):
         kept = 'what was measured until then is kept' if run.measured else 'nothing was measured yet'
         console.print(f'interrupted: {kept}', highlight=False)
+
+
+def show_layers(layers: list[LayerTime]) -> None:
+    """Print the layers of an engine with their times."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading, side in (('ms', 'right'), ('share', 'right'), ('type', 'left'), ('layer', 'left')):
+        table.add_column(heading, justify=side, no_wrap=heading != 'layer', overflow='fold')  # type: ignore[arg-type]
+    for layer in layers:
+        name = ', '.join(layer.nodes) or layer.name
+        table.add_row(f'{layer.ms:.4f}', percent_text(layer.share), layer.type, escape(name))
+    console.print(table)
+    print(f'{sum(layer.ms for layer in layers):.4f} ms in {len(layers)} layers, one after another')

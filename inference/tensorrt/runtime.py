@@ -138,6 +138,13 @@ class EngineRunner:
         with self._lane() as lane, self.driver.current():
             return lane.time(feeds, n)
 
+    def profile(self, x: np.ndarray, n: int) -> dict[str, list[float]]:
+        """Milliseconds of each layer of the engine, by its name, in n executions."""
+        self._check_open()
+        feeds = {self._only('input', self._signature.inputs): x}
+        with self._lane() as lane, self.driver.current():
+            return lane.profile(feeds, n)
+
     def _only(self, what: str, tensors: Sequence[Tensor]) -> str:
         if len(tensors) != 1:
             names = ', '.join(tensor.name for tensor in tensors)

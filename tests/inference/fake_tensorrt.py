@@ -36,6 +36,10 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
             gpu.call(f'make {name}')
             self.gone = weakref.finalize(self, _destroy, gpu, gpu.make(name), name)
 
+    class IProfiler:
+        def report_layer_time(self, layer_name, ms):
+            raise NotImplementedError
+
     @like_c
     class Runtime(Thing):
         def __init__(self, logger):
@@ -88,7 +92,7 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
     class ExecutionContext(Thing):
         def __init__(self, engine):
             self.engine, self.profile, self.shape, self.scratch, self.recorded = engine, None, None, None, False
-            self.addresses = {}
+            self.addresses, self.profiler = {}, None
             super().__init__('execution context')
 
         def set_optimization_profile_async(self, profile_index, stream_handle):
@@ -134,12 +138,17 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
                     self.engine.runtime.logger.log(ILogger.Severity.ERROR, 'a layer cannot be recorded')
                     return False
                 self.recorded = True
+            if self.profiler is not None:
+                assert not self.recorded, 'a graph has no profile'
+                for index, layer in enumerate(('first', 'second')):
+                    self.profiler.report_layer_time(layer, 0.5 + index)
             for step in _steps(gpu, self.shape, self.addresses, self.scratch, np.dtype(TYPES[kind])):
                 gpu.put(stream_handle, 'a kernel', step)
             return True
 
     return SimpleNamespace(
-        __version__=version, ILogger=ILogger, Runtime=Runtime, ICudaEngine=Engine, IExecutionContext=ExecutionContext,
+        __version__=version, ILogger=ILogger, IProfiler=IProfiler, Runtime=Runtime,
+        ICudaEngine=Engine, IExecutionContext=ExecutionContext,
         DataType=DataType, TensorIOMode=TensorIOMode, ExecutionContextAllocationStrategy=Strategy,
     )  # fmt: skip
 

@@ -14,12 +14,12 @@ sys.modules['gpu_check'] = gpu_check  # dataclasses look it up
 spec.loader.exec_module(gpu_check)
 
 JUNIT = """<?xml version="1.0"?><testsuites><testsuite name="pytest">
-<testcase classname="tests.gpu.test_engines" name="test_hwc8_is_chosen_for_the_plugin" time="1.25">
+<testcase classname="tests.gpu.test_gpu_engines" name="test_hwc8_is_chosen_for_the_plugin" time="1.25">
   <properties><property name="formats" value="['HWC8 | FP16']"/></properties></testcase>
-<testcase classname="tests.gpu.test_engines" name="test_runners[pycuda]" time="0.1">
+<testcase classname="tests.gpu.test_gpu_engines" name="test_runners[pycuda]" time="0.1">
   <failure message="UserError: pycuda is not installed:&#10; pip install">trace</failure></testcase>
-<testcase classname="tests.gpu.test_kernel" name="test_x" time="0"><error message="broken">trace</error></testcase>
-<testcase classname="tests.gpu.test_kernel" name="test_y" time="0"><skipped message="no such SM"/></testcase>
+<testcase classname="tests.gpu.test_gpu_kernel" name="test_x" time="0"><error message="broken">trace</error></testcase>
+<testcase classname="tests.gpu.test_gpu_kernel" name="test_y" time="0"><skipped message="no such SM"/></testcase>
 </testsuite></testsuites>"""
 
 

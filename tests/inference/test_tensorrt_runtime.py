@@ -123,6 +123,14 @@ def test_time_is_the_gpus_own(machine, package, graphs):
 
 
 @pytest.mark.parametrize('package', PACKAGES)
+def test_profile_of_layers(machine, package):
+    with machine(package, runner=dict(graphs=(4,))) as runner:
+        assert runner.profile(batch(4), 3) == {'first': [0.5] * 3, 'second': [1.5] * 3}
+        np.testing.assert_allclose(runner.infer(batch(4)), expected(batch(4)), rtol=1e-5)  # the graph is as it was
+    check_empty(machine.gpu)
+
+
+@pytest.mark.parametrize('package', PACKAGES)
 def test_everything_is_released_in_order(machine, package):
     with machine(package, runner=dict(contexts=2, graphs=(1, 2))) as runner:
         runner.time(batch(1), 1)
@@ -143,6 +151,7 @@ def scenario(runner):
         runner.infer(batch(8))
         runner.infer(batch(3))
         runner.time(batch(8), 1)
+        runner.profile(batch(3), 1)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -389,7 +398,7 @@ def test_the_fake_has_only_what_tensorrt_has():
     """Held against TensorRT-RTX, which has the same API and can be imported without a GPU."""
     trt = pytest.importorskip('tensorrt_rtx')
     fake = fake_tensorrt(FakeGpu())
-    for cls in (fake.Runtime, fake.ICudaEngine, fake.IExecutionContext):
+    for cls in (fake.Runtime, fake.ICudaEngine, fake.IExecutionContext, fake.IProfiler):
         real = getattr(
             trt, {'Engine': 'ICudaEngine', 'ExecutionContext': 'IExecutionContext'}.get(cls.__name__, cls.__name__)
         )
@@ -410,4 +419,5 @@ def test_the_fake_has_only_what_tensorrt_has():
     assert hasattr(trt.ICudaEngine, 'create_runtime_config')
     assert hasattr(trt.DynamicShapesKernelSpecializationStrategy, 'EAGER')
     assert hasattr(trt.Runtime, 'engine_host_code_allowed')
+    assert hasattr(trt.IExecutionContext, 'profiler')
     assert hasattr(trt.ExecutionContextAllocationStrategy, 'USER_MANAGED')
