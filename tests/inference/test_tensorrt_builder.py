@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+from fake_cuda import FakeGpu, FakeLibcuda, installed
 from onnx import TensorProto, helper, numpy_helper
 
 import timm_hetconv
@@ -494,45 +495,11 @@ def test_what_this_gpu_cannot(sm, settings, words, monkeypatch):
         resolve(BuildOptions('tensorrt', **settings), None)
 
 
-def test_no_driver(monkeypatch):
-    def missing(name):
-        raise OSError(f'{name}: cannot open shared object file')
-
-    monkeypatch.setattr(gpu.ctypes, 'CDLL', missing)
-    with pytest.raises(UserError, match=r'no NVIDIA driver on this machine \(libcuda.so.1\); --engine tensorrt-rtx'):
-        resolve(BuildOptions('tensorrt'), None)
-
-
-@pytest.mark.parametrize(('status', 'count'), [(100, 0), (0, 0), (803, 1)])
-def test_a_driver_without_a_gpu(status, count, monkeypatch):
-    class Driver:
-        def cuInit(self, flags):
-            return status
-
-        def cuDeviceGetCount(self, pointer):
-            pointer._obj.value = count
-            return 0
-
-    monkeypatch.setattr(gpu.ctypes, 'CDLL', lambda name: Driver())
-    with pytest.raises(UserError, match=rf'finds no GPU \(CUDA error {status}\)'):
-        gpu.local_sm()
-
-
 def test_the_gpu_is_asked(monkeypatch):
-    class Driver:
-        def cuInit(self, flags):
-            return 0
-
-        def cuDeviceGetCount(self, pointer):
-            pointer._obj.value = 2
-            return 0
-
-        def cuDeviceGetAttribute(self, pointer, attribute, device):
-            pointer._obj.value = {75: 12, 76: 1}[attribute]
-            return 0
-
-    monkeypatch.setattr(gpu.ctypes, 'CDLL', lambda name: Driver())
-    assert gpu.local_sm() == 121
+    with installed(monkeypatch, FakeLibcuda(FakeGpu(), sm=121)):
+        assert gpu.local_sm() == 121
+    with installed(monkeypatch, None), pytest.raises(UserError, match=r'no NVIDIA driver .* builds without a GPU'):
+        gpu.local_sm()
 
 
 BINDINGS = """
