@@ -10,6 +10,7 @@ import datetime
 import random
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,7 @@ from .worker_process import WorkerError, WorkerProcess, available_cores
 
 if TYPE_CHECKING:
     from .engines import ModelFiles
+    from .gpu_figures import GpuWatch
 
 __all__ = ['Progress', 'Settings', 'bench']
 
@@ -87,15 +89,16 @@ class Settings:
         engines = [load_engine(engine) for engine in self.engines]
         if len({engine.device for engine in engines}) > 1:
             raise UserError('engines of a CPU and of a GPU are not compared with each other: bench one kind')
-        if engines[0].device == 'cuda':
-            from .cuda.libcuda import Libcuda
-
-            Libcuda().device(0)  # in words, where there is none
         for engine in engines:
             for precision in self.precisions:
                 if precision not in engine.precisions:
                     known = ', '.join(engine.precisions)
                     raise UserError(f'engine {engine.name} computes in {known} here, not in {precision!r}')
+
+    @property
+    def device(self) -> str:
+        """'cpu' or 'cuda'."""
+        return load_engine(self.engines[0]).device
 
     @property
     def conditions(self) -> list[Condition]:
@@ -117,6 +120,7 @@ class _Slot:
     worker: WorkerProcess | None = None
     inferences: int = 1
     medians: list[float] = field(default_factory=list)
+    samples: list[Any] = field(default_factory=list)  # of a GPU
 
 
 def bench(
@@ -144,19 +148,25 @@ def bench(
         UserError: An unknown model or engine, or a setting that cannot be measured.
     """
     settings.check()
+    watch = None
+    if settings.device == 'cuda':
+        from .gpu_figures import GpuWatch
+
+        watch = GpuWatch()
     with tempfile.TemporaryDirectory(prefix='hetconv-', ignore_cleanup_errors=True) as folder:
         groups = model_subjects(list(models), checkpoint)
         if layers:
             groups += layer_subjects(groups)
         run = Run(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-            environment=describe_environment(settings.engines),
+            environment={**describe_environment(settings.engines), **(watch.environment if watch else {})},
             settings={**_plain(vars(settings)), 'layers': layers, 'complete': False},
         )
         work = [(group, condition) for condition in settings.conditions for group in groups]
         try:
             for i, (group, condition) in enumerate(work):
-                _measure_group(run, group, condition, settings, Path(folder), _Stage(progress, i, len(work)))
+                stage = _Stage(progress, i, len(work))
+                _measure_group(run, group, condition, settings, Path(folder), stage, watch)
                 save(run)
             run.settings['complete'] = True
         except KeyboardInterrupt:
@@ -183,19 +193,25 @@ class _Stage:
 
 
 def _measure_group(
-    run: Run, group: list[Subject], condition: Condition, settings: Settings, folder: Path, stage: _Stage
+    run: Run,
+    group: list[Subject],
+    condition: Condition,
+    settings: Settings,
+    folder: Path,
+    stage: _Stage,
+    watch: 'GpuWatch | None',
 ) -> None:
     slots = [_Slot(_empty_row(subject, engine, condition), subject) for subject in group for engine in settings.engines]
     try:
         for i, slot in enumerate(slots):
             stage(f'loading {slot.subject.title} on {slot.row.engine}, {condition}', 0.4 * i / len(slots))
             _activate(slot, condition, settings, folder)
-        _take_turns([slot for slot in slots if slot.worker], condition, settings, stage)
+        _take_turns([slot for slot in slots if slot.worker], condition, settings, stage, watch)
     finally:
         for slot in slots:
             if slot.worker:
                 slot.worker.close()
-        _finish_rows(run, group, slots)
+        _finish_rows(run, group, slots, watch)
 
 
 def _empty_row(subject: Subject, engine_name: str, condition: Condition) -> Measurement:
@@ -228,7 +244,9 @@ def _activate(slot: _Slot, condition: Condition, settings: Settings, folder: Pat
         slot.worker = None
 
 
-def _take_turns(slots: list[_Slot], condition: Condition, settings: Settings, stage: _Stage) -> None:
+def _take_turns(
+    slots: list[_Slot], condition: Condition, settings: Settings, stage: _Stage, watch: 'GpuWatch | None'
+) -> None:
     import numpy as np
 
     order = random.Random(settings.seed)
@@ -239,14 +257,16 @@ def _take_turns(slots: list[_Slot], condition: Condition, settings: Settings, st
             if slot.worker is None:
                 continue
             try:
-                slot.medians.append(float(np.median(slot.worker.time(slot.inferences))))
+                with watch.monitor() if watch else nullcontext() as monitor:
+                    slot.medians.append(float(np.median(slot.worker.time(slot.inferences))))
+                slot.samples += monitor.samples if monitor else []
             except WorkerError as error:
                 slot.row.status, slot.row.error = 'failed', str(error)
                 slot.worker.close()
                 slot.worker = None
 
 
-def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot]) -> None:
+def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot], watch: 'GpuWatch | None') -> None:
     import numpy as np
 
     for slot in slots:
@@ -257,6 +277,8 @@ def _finish_rows(run: Run, group: list[Subject], slots: list[_Slot]) -> None:
             row.throughput = row.batch * 1000 / row.ms_median
     dense_subject = next(subject for subject in group if subject.dense)
     dense = [slot.row for slot in slots if slot.subject is dense_subject]
+    for slot in slots if watch else []:
+        watch.fill(slot.row, slot.samples, slot.subject, dense_subject)
     for subject in group:
         rows = [slot.row for slot in slots if slot.subject is subject]
         fill_ratios(

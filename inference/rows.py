@@ -12,6 +12,25 @@ from .files import write_atomically
 __all__ = ['LayerRow', 'Row', 'Run', 'write_text_atomically']
 
 
+class GpuFigures(BaseModel):
+    """How a GPU was while a row was measured on it: medians; None is what it does not tell.
+
+    Attributes:
+        power_w: Watts.
+        sm_clock_mhz, memory_clock_mhz: Clocks.
+        temperature_c: Degrees Celsius.
+        throttled: Why it was slower than it could have been.
+    """
+
+    model_config = ConfigDict(extra='forbid')
+
+    power_w: float | None = None
+    sm_clock_mhz: float | None = None
+    memory_clock_mhz: float | None = None
+    temperature_c: float | None = None
+    throttled: list[str] = []
+
+
 class Measurement(BaseModel):
     """What every measured row carries, of a whole model or of one layer.
 
@@ -37,6 +56,11 @@ class Measurement(BaseModel):
         measured_speedup_any: Over every dense row, this project's own engine included.
         realised: measured_speedup / theory_flops.
         realised_minimal: measured_speedup_any / theory_minimal.
+        gpu: How the GPU was, of a row on a GPU.
+        bound_ms: On a GPU: the least time that its tensor cores and its memory allow, layer by layer, at these clocks.
+        memory_share: The share of that in which memory is waited for.
+        theory_roofline: bound_ms of the dense twin at these clocks / bound_ms.
+        realised_roofline: bound_ms / ms_median.
         baseline: Engine of the row that `measured_speedup` compares with.
         baseline_direct: Engine of the row that `measured_speedup_direct` compares with.
     """
@@ -69,6 +93,11 @@ class Measurement(BaseModel):
     measured_speedup_any: float | None = None
     realised: float | None = None
     realised_minimal: float | None = None
+    gpu: GpuFigures | None = None
+    bound_ms: float | None = None
+    memory_share: float | None = None
+    theory_roofline: float | None = None
+    realised_roofline: float | None = None
     baseline: str | None = None
     baseline_direct: str | None = None
 

@@ -45,6 +45,7 @@ class Subject:
         macs, params, minimal_multiplies: Its cost a sample.
         dense: It is the dense twin of its group.
         layer: The layer, if it is one.
+        layers: What it costs, layer by layer.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Subject:
     minimal_multiplies: float
     dense: bool
     layer: LayerOf | None = None
+    layers: list[LayerCost] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -124,9 +126,9 @@ def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[lis
             model: Any = create_model(name, checkpoint, random_weights=name not in names)
             cost = timm_hetconv.count(model)
             size = timm_hetconv.own_input_size(model)
-            group_subjects.append(
-                Subject(name, model, size, cost.macs, cost.params, cost.minimal_multiplies, dense=name == twin)
-            )
+            subject = Subject(name, model, size, cost.macs, cost.params, cost.minimal_multiplies, dense=name == twin)
+            subject.layers = cost.layers
+            group_subjects.append(subject)
         result.append(group_subjects)
     return result
 
@@ -188,5 +190,5 @@ def _layer_subject(subject: Subject, module: nn.Module, layer: LayerCost, count:
     shape = {**layer.shape, 'kind': kind, 'part': getattr(layer_module, 'part', 1)}
     return Subject(
         subject.name, module, input_size, cost.macs, cost.params, cost.minimal_multiplies, subject.dense,
-        LayerOf(layer.name, count, shape),
+        LayerOf(layer.name, count, shape), cost.layers,
     )  # fmt: skip
