@@ -57,7 +57,7 @@ class Settings:
 
     Attributes:
         engines: Engine names, all of a CPU or all of a GPU.
-        threads: Thread counts.
+        threads: Thread counts of a CPU; (0,) of a GPU, whose processes have all cores.
         batches: Samples an inference.
         precisions: 'fp32', on a GPU 'fp16' and 'bf16' too.
         rounds: Turns of every row.
@@ -80,15 +80,17 @@ class Settings:
                 raise UserError(f'batch {batch} must be at least 1')
         if self.rounds < 1:
             raise UserError(f'rounds {self.rounds} must be at least 1')
-        cores = len(available_cores())
-        for threads in self.threads:
-            if not 1 <= threads <= cores:
-                raise UserError(f'threads {threads} must be from 1 to {cores}, the number of cores here')
         if not self.engines:
             raise UserError("no engine is installed: pip install 'timm-hetconv[cpu,peers]', or [gpu] for --device cuda")
         engines = [load_engine(engine) for engine in self.engines]
         if len({engine.device for engine in engines}) > 1:
             raise UserError('engines of a CPU and of a GPU are not compared with each other: bench one kind')
+        cores = len(available_cores())
+        for threads in self.threads:
+            if engines[0].device == 'cuda' and threads:
+                raise UserError('--threads is for a CPU: a GPU is measured with all cores to serve it')
+            if engines[0].device == 'cpu' and not 1 <= threads <= cores:
+                raise UserError(f'threads {threads} must be from 1 to {cores}, the number of cores here')
         for engine in engines:
             for precision in self.precisions:
                 if precision not in engine.precisions:

@@ -163,6 +163,8 @@ def bench(
     from .engines import installed_engines
     from .show import bar, show_run
 
+    if device not in ('cpu', 'cuda'):
+        raise UserError(f"unknown device {device!r}; there are 'cpu' and 'cuda'")
     if report:
         _check_report_folder(report)
     if json and json.suffix.lower() != '.json':
@@ -177,7 +179,7 @@ def bench(
 
     settings = Settings(
         engines=tuple(dict.fromkeys(engine or installed_engines(device))),
-        threads=tuple(dict.fromkeys(threads or [1])),
+        threads=tuple(dict.fromkeys(threads or [0 if device == 'cuda' else 1])),
         batches=tuple(dict.fromkeys(batch or [1])),
         precisions=tuple(dict.fromkeys(precision or ['fp32'])),
         rounds=rounds,

@@ -55,6 +55,16 @@ _WIDE: dict[str, Callable[[Measurement], str]] = {
     'direct': lambda row: times_text(row.measured_speedup_direct),
     'realised': _NARROW['realised'],
 }
+_GPU: dict[str, Callable[[Measurement], str]] = {
+    'ms': _NARROW['ms'],
+    'samples/s': lambda row: ms_text(row.throughput),
+    'theory': _NARROW['theory'],
+    'roofline': lambda row: times_text(row.theory_roofline),
+    'measured': _NARROW['measured'],
+    'realised': _NARROW['realised'],
+    'of the bound': lambda row: percent_text(row.realised_roofline),
+    'W': lambda row: f'{row.gpu.power_w:.0f}' if row.gpu and row.gpu.power_w else '',
+}
 _WIDE_COLUMNS = 110
 
 
@@ -64,11 +74,12 @@ def show_run(run: Run) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     wide = console.width >= _WIDE_COLUMNS
-    columns = _WIDE if wide else _NARROW
+    gpu = any(row.device == 'cuda' for row in [*run.rows, *run.layers])
+    columns = (_GPU if gpu else _WIDE) if wide else _NARROW
     table = Table(box=box.HEAVY_HEAD if wide else box.SIMPLE, pad_edge=wide)
     table.add_column('model', no_wrap=True, overflow='fold')
     table.add_column('engine', no_wrap=True)
-    table.add_column('threads' if wide else '', justify='right')
+    table.add_column(('batch' if gpu else 'threads') if wide else '', justify='right')
     for heading in columns:
         table.add_column(heading, justify='right')
     for row in [*run.rows, *run.layers]:
@@ -77,7 +88,8 @@ def show_run(run: Run) -> None:
             name = f'{name} {row.layer} ×{row.count}'
         timed = row.ms_median is not None
         cells = [text(row) for text in columns.values()] if timed else ['failed', *[''] * (len(columns) - 1)]
-        table.add_row(escape(name), row.engine, str(row.threads), *cells)
+        setting = f'{row.batch} {row.precision}' if gpu else str(row.threads)
+        table.add_row(escape(name), row.engine, setting, *cells)
     if run.rows or run.layers:
         console.print(table)
     for row in [*run.rows, *run.layers]:

@@ -16,7 +16,6 @@ __all__ = [
 Setting = tuple[int, int, str]
 
 _PRECISIONS = ('fp16', 'bf16', 'int8')
-_GPU = ('gpu', 'cuda', 'tensorrt')
 
 
 def setting_of(row: Measurement) -> Setting:
@@ -30,12 +29,14 @@ def count_text(count: int, noun: str) -> str:
 
 
 def setting_text(setting: Setting) -> str:
-    """'2 threads', with batch and precision where they are not the plain 1 and fp32."""
+    """'2 threads', with batch and precision where they are not the plain 1 and fp32; 'batch 8, fp16' on a GPU."""
     threads, batch, precision = setting
-    text = count_text(threads, 'thread')
-    if batch != 1:
-        text += f', batch {batch}'
-    return text if precision == 'fp32' else f'{text}, {precision}'
+    parts = [count_text(threads, 'thread')] if threads else []  # a GPU has none
+    if batch != 1 or not threads:
+        parts.append(f'batch {batch}')
+    if precision != 'fp32' or not threads:
+        parts.append(precision)
+    return ', '.join(parts)
 
 
 def is_dense(row: Measurement) -> bool:
@@ -155,7 +156,7 @@ def limits_of(run: Run, accuracy_known: bool = False) -> list[str]:
     if short:
         limits.append(f'{short} rows have fewer than the {asked} rounds asked for.')
     limits += warnings_of(run) + _gaps(run)
-    if not any(mark in row.engine.lower() for row in timed for mark in _GPU):
+    if not any(row.device == 'cuda' for row in timed):
         limits.append('Nothing was measured on a GPU.')
     missing = [name for name in _PRECISIONS if name not in {row.precision for row in timed}]
     if missing:
@@ -165,7 +166,8 @@ def limits_of(run: Run, accuracy_known: bool = False) -> list[str]:
         batch = batches.pop()
         limits.append(f'Only batch {batch} was measured: {"not more" if batch == 1 else "no other number"} at a time.')
     threads = max(row.threads for row in timed)
-    limits.append(f'Nothing was measured with more than {count_text(threads, "thread")}.')
+    if threads:
+        limits.append(f'Nothing was measured with more than {count_text(threads, "thread")}.')
     if not run.layers:
         limits.append('Single layers were not measured.')
     if not any(row.own for row in timed):
@@ -180,6 +182,10 @@ def warnings_of(run: Run) -> list[str]:
     """What a reader of the figures must know at once: a baseline that is missing, a machine that was busy."""
     timed: list[Measurement] = [row for row in [*run.rows, *run.layers] if row.status == 'ok' and row.ms_median]
     warnings = _baselines(timed) if timed else []
+    throttled = [row.gpu.throttled for row in timed if row.gpu and row.gpu.throttled]
+    if throttled:
+        reasons = ', '.join(dict.fromkeys(reason for row in throttled for reason in row))
+        warnings.append(f'The GPU was slower than it could be ({reasons}) while {len(throttled)} rows were measured.')
     load, cores = run.environment.get('load'), run.environment.get('cores')
     if load and cores and load >= cores:
         warnings.append(f'The machine was busy when the run began (load {load} on {count_text(cores, "core")}).')

@@ -56,16 +56,17 @@ class WorkerProcess:
     """A worker on its own cores, stopped (SIGSTOP) between its turns, so that its idle threads cannot spin.
 
     Args:
-        threads: Threads and cores it gets, of different physical cores as far as there are any.
+        threads: Threads and cores it gets, of different physical cores as far as there are any; 0 for all cores.
         timeout: Seconds after which a missing answer counts as a hung engine.
     """
 
     def __init__(self, threads: int, timeout: float = ANSWER_TIMEOUT_S) -> None:
         self._timeout = timeout
-        cores = spread(available_cores(), _siblings)[:threads]
+        cores = spread(available_cores(), _siblings)
+        cores = cores[:threads] if threads else cores
         environment = dict(os.environ)
         for variable in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
-            environment[variable] = str(threads)
+            environment[variable] = str(len(cores))
         self._errors = tempfile.TemporaryFile('w+', errors='replace')  # noqa: SIM115  closed in `close`
         self._process = subprocess.Popen(
             [sys.executable, '-m', 'inference.worker', ','.join(map(str, cores))],

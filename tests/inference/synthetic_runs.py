@@ -14,7 +14,7 @@ THEORY = {1: 1.0, 2: 1.73, 4: 2.79, 8: 3.98, 16: 5.05, 32: 5.83, 64: 6.33}
 
 
 def _times(ms, threads, batch=1):
-    ms = ms / threads**0.9
+    ms = ms / max(1, threads) ** 0.9
     return dict(
         ms_median=ms, ms_p20=0.97 * ms, ms_p80=1.06 * ms, throughput=1000 * batch / ms, rounds=10, max_error=3e-7
     )

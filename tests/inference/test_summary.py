@@ -6,6 +6,8 @@ pytest.importorskip('pydantic')
 
 from synthetic_runs import fail, make_layers, make_rows, make_run
 
+from inference.rows import GpuFigures
+from inference.show import show_run
 from inference.summary import (
     best_row,
     layer_text,
@@ -16,6 +18,7 @@ from inference.summary import (
     percent_text,
     setting_text,
     times_text,
+    warnings_of,
 )
 
 
@@ -142,7 +145,7 @@ def test_limits_of_a_plain_run():
 
 def test_limits_go_when_they_are_overcome():
     rows = make_rows(threads=2, batch=8) + make_rows(engines=('mnn', 'openvino', 'tensorrt'), precision='int8')
-    rows[0].own = True
+    rows[0].own, rows[-1].device = True, 'cuda'
     limits = limits_of(make_run(rows, make_layers()), accuracy_known=True)
     assert said(limits, 'fp16 or bf16.')
     assert said(limits, 'more than 2 threads.')
@@ -182,3 +185,28 @@ def test_limits_name_the_gaps_of_ragged_runs():
     assert said(limits, f'openvino was not tried on {gap}')
     assert not said(limits, 'mnn was not tried')
     assert not said(limits, '(2 threads)'), 'no engine is missed where none of its rows is'
+
+
+def test_rows_of_a_gpu():
+    """No threads, the GPU's state as a warning, and columns of their own."""
+    assert setting_text((0, 8, 'fp16')) == 'batch 8, fp16'
+    assert setting_text((0, 1, 'fp32')) == 'batch 1, fp32'
+    rows = make_rows(engines=('tensorrt-portable', 'tensorrt'), threads=0, batch=8, precision='fp16')
+    for row in rows:
+        row.device, row.gpu = 'cuda', GpuFigures(power_w=250, throttled=['power cap'])
+    run = make_run(rows)
+    assert any('slower than it could be (power cap)' in warning for warning in warnings_of(run))
+    assert not any('on a GPU' in limit or 'thread' in limit for limit in limits_of(run))
+
+
+def test_gpu_table(capsys):
+    rows = make_rows(engines=('tensorrt',), threads=0, batch=8, precision='fp16')
+    for row in rows:
+        row.device, row.gpu = 'cuda', GpuFigures(power_w=250.4)
+        row.theory_roofline, row.realised_roofline = 1.71, 0.6
+    show_run(make_run(rows))
+    shown = capsys.readouterr().out
+    assert '8 fp16' in shown
+    assert '1.71×' in shown
+    assert '60%' in shown
+    assert '250' in shown
