@@ -40,6 +40,7 @@ class Lane:
     def __init__(self, driver: Driver, trt: Any, engine: Resource, signature: Signature, log: Any) -> None:
         self._driver, self._trt, self._engine, self._signature, self._log = driver, trt, engine, signature, log
         self._captured: dict[tuple[Shape, ...], _Prepared] = {}
+        self._said = len(log.lines)
         with ExitStack() as memory:
             self.stream = memory.enter_context(closing(driver.stream()))
             self._scratch_size = engine.it.device_memory_size_v2
@@ -144,6 +145,11 @@ class Lane:
             self._captured.clear()
             self._settle()
 
+    def _words(self) -> str:
+        """TensorRT's own, since the last time somebody asked."""
+        start, self._said = self._said, len(self._log.lines)
+        return self._log.words(start)
+
     def _settle(self) -> None:
         with suppress(Exception):  # what waits here is of work that failed, and that has been told
             self._driver.synchronise(self.stream)
@@ -161,9 +167,9 @@ class Lane:
     def _new_context(self, stack: ExitStack, profile: int) -> Resource:
         context = stack.enter_context(closing(Resource(self._create())))
         if context.it is None:
-            raise UserError(f'TensorRT makes no execution context: {self._log.words()}')
+            raise UserError(f'TensorRT makes no execution context: {self._words()}')
         if not context.it.set_optimization_profile_async(profile, self.stream.address):
-            raise RuntimeError(f'TensorRT does not take profile {profile}: {self._log.words()}')
+            raise RuntimeError(f'TensorRT does not take profile {profile}: {self._words()}')
         if self._scratch is not None:
             context.it.set_device_memory(self._scratch.address, self._scratch_size)
         self._driver.synchronise(self.stream)  # the profile is set once the stream is through
@@ -196,12 +202,12 @@ class Lane:
     def _set_addresses(self, context: Resource) -> None:
         for name, memory in self._device.items():
             if not context.it.set_tensor_address(name, memory.address):
-                raise RuntimeError(f'TensorRT does not take the address of {name}: {self._log.words()}')
+                raise RuntimeError(f'TensorRT does not take the address of {name}: {self._words()}')
 
     def _set_shapes(self, prepared: _Prepared, shapes: dict[str, Shape]) -> None:
         for name, shape in shapes.items():
             if not prepared.context.it.set_input_shape(name, shape):
-                raise RuntimeError(f'TensorRT does not take {name} of shape {shape}: {self._log.words()}')
+                raise RuntimeError(f'TensorRT does not take {name} of shape {shape}: {self._words()}')
 
     def _prepare(self, feeds: dict[str, np.ndarray]) -> _Prepared:
         shapes = {name: x.shape for name, x in feeds.items()}
@@ -223,7 +229,7 @@ class Lane:
         if prepared.graph is not None:
             self._driver.launch(prepared.graph, self.stream)
         elif not prepared.context.it.execute_async_v3(self.stream.address):
-            raise RuntimeError(f'TensorRT does not run the engine: {self._log.words()}')
+            raise RuntimeError(f'TensorRT does not run the engine: {self._words()}')
 
 
 def _profiler_of(trt: Any) -> Any:

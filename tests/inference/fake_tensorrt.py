@@ -11,6 +11,7 @@ from fake_cuda import like_c
 DataType = enum.Enum('DataType', 'FLOAT HALF INT32 BF16')
 TensorIOMode = enum.Enum('TensorIOMode', 'NONE INPUT OUTPUT')
 Strategy = enum.Enum('ExecutionContextAllocationStrategy', 'STATIC ON_PROFILE_CHANGE USER_MANAGED')
+Specialization = enum.Enum('DynamicShapesKernelSpecializationStrategy', 'LAZY EAGER NONE')
 TYPES = {'FLOAT': np.float32, 'HALF': np.float16, 'INT32': np.int32}
 SAMPLE = (3, 4, 5)
 
@@ -21,7 +22,11 @@ def expected(x):
     return np.stack([flat.sum(1), flat @ np.arange(flat.shape[1])], 1)
 
 
-def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', sample=SAMPLE, recordable=True):
+def fake_tensorrt(
+    gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', sample=SAMPLE, recordable=True, rtx=False
+):  # fmt: skip
+    """The module; `rtx` for TensorRT-RTX, whose contexts are made from a configuration."""
+
     class ILogger:
         Severity = enum.Enum('Severity', 'INTERNAL_ERROR ERROR WARNING INFO VERBOSE')
 
@@ -43,11 +48,14 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
     @like_c
     class Runtime(Thing):
         def __init__(self, logger):
-            self.logger = logger
+            self.logger, self.engine_host_code_allowed = logger, False
             super().__init__('runtime')
 
         def deserialize_cuda_engine(self, serialized_engine):
             gpu.call('deserialize_cuda_engine')
+            if b'host code' in bytes(serialized_engine) and not self.engine_host_code_allowed:
+                self.logger.log(ILogger.Severity.ERROR, 'IRuntime::load: Error Code 4: host code is not allowed')
+                return None
             if not bytes(serialized_engine).endswith(b'whole'):
                 self.logger.log(
                     ILogger.Severity.ERROR, 'IRuntime::load: Error Code 1: the plan is broken In read at engine.cpp:77'
@@ -78,8 +86,16 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
             low, high = profiles[profile_index]
             return [(low, *sample), (low, *sample), (high, *sample)]
 
+        def create_runtime_config(self):
+            gpu.call('create_runtime_config')
+            assert rtx
+            return IRuntimeConfig()
+
         def create_execution_context(self, strategy=Strategy.STATIC):
             gpu.call('create_execution_context')
+            if rtx:
+                assert strategy.dynamic_shapes_kernel_specialization_strategy is Specialization.EAGER
+                strategy = strategy._strategy
             assert strategy is Strategy.USER_MANAGED
             if 'no context' in gpu.sabotage:
                 self.runtime.logger.log(
@@ -92,7 +108,7 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
     class ExecutionContext(Thing):
         def __init__(self, engine):
             self.engine, self.profile, self.shape, self.scratch, self.recorded = engine, None, None, None, False
-            self.addresses, self.profiler = {}, None
+            self.addresses, self.profiler, self.warm = {}, None, set()
             super().__init__('execution context')
 
         def set_optimization_profile_async(self, profile_index, stream_handle):
@@ -137,7 +153,9 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
                     stream.recording.append('spoilt')
                     self.engine.runtime.logger.log(ILogger.Severity.ERROR, 'a layer cannot be recorded')
                     return False
+                assert self.shape in self.warm, 'recorded before what TensorRT prepares at the first run of a shape'
                 self.recorded = True
+            self.warm.add(self.shape)
             if self.profiler is not None:
                 assert not self.recorded, 'a graph has no profile'
                 for index, layer in enumerate(('first', 'second')):
@@ -146,8 +164,16 @@ def fake_tensorrt(gpu, profiles=((1, 8),), kind='FLOAT', version='10.13.0.35', s
                 gpu.put(stream_handle, 'a kernel', step)
             return True
 
+    class IRuntimeConfig:
+        _strategy = Strategy.STATIC
+        dynamic_shapes_kernel_specialization_strategy = Specialization.LAZY
+
+        def set_execution_context_allocation_strategy(self, strategy=Strategy.STATIC):
+            self._strategy = strategy
+
+    only_rtx = dict(DynamicShapesKernelSpecializationStrategy=Specialization, IRuntimeConfig=IRuntimeConfig)
     return SimpleNamespace(
-        __version__=version, ILogger=ILogger, IProfiler=IProfiler, Runtime=Runtime,
+        **(only_rtx if rtx else {}), __version__=version, ILogger=ILogger, IProfiler=IProfiler, Runtime=Runtime,
         ICudaEngine=Engine, IExecutionContext=ExecutionContext,
         DataType=DataType, TensorIOMode=TensorIOMode, ExecutionContextAllocationStrategy=Strategy,
     )  # fmt: skip

@@ -27,15 +27,21 @@ def machine(monkeypatch, tmp_path):
     """`machine(...)`: a runner on a fake GPU with a fake TensorRT; `machine.gpu` is the GPU."""
     stack = []
 
-    def make(package, plan=b'ptrt whole', profiles=((1, 8),), gpu=None, sm=86, sms=(86,), runner=None, **engine):
+    def make(
+        package, plan=b'ptrt whole', profiles=((1, 8),), gpu=None, sm=86, sms=(86,), runner=None, options=None,
+        rtx=False, **engine,
+    ):  # fmt: skip
         machine.gpu = gpu = gpu or FakeGpu()
         path = tmp_path / 'model.engine'
         path.write_bytes(plan)
-        manifest_path(path).write_text(_manifest(plan, profiles, sms).model_dump_json())
+        manifest_path(path).write_text(_manifest(plan, profiles, sms, options, rtx).model_dump_json())
         context = installed(
             monkeypatch, FakeLibcuda(gpu, sm=sm), pycuda__driver=fake_pycuda(gpu), cuda__core=fake_cuda_core(gpu),
             cuda__bindings=SimpleNamespace(__version__='13.0.3'), cuda__bindings__driver=fake_bindings(gpu),
-            tensorrt=fake_tensorrt(gpu, profiles=profiles, version=VERSION, **engine),
+            **{
+                'tensorrt_rtx' if rtx else 'tensorrt':
+                fake_tensorrt(gpu, profiles=profiles, version=VERSION, rtx=rtx, **engine)
+            },
         )  # fmt: skip
         stack.append(context)
         context.__enter__()
@@ -47,11 +53,12 @@ def machine(monkeypatch, tmp_path):
         context.__exit__(None, None, None)
 
 
-def _manifest(plan, profiles, sms):
+def _manifest(plan, profiles, sms, options, rtx):
     return Manifest(
-        created='2026-11-24', model={}, engine='tensorrt', engine_version=VERSION, sms=list(sms), precision='fp16',
-        lowering='portable', profiles=[Profile(min=a, opt=a, max=b) for a, b in profiles], options={}, size=len(plan),
-        sha256=hashlib.sha256(plan).hexdigest(), plugins={}, graph_error=0, build_seconds=0, network={}, layers=[],
+        created='2026-11-24', model={}, engine='tensorrt-rtx' if rtx else 'tensorrt', engine_version=VERSION,
+        sms=list(sms), precision='fp16', lowering='portable', options=options or {}, size=len(plan),
+        profiles=[Profile(min=a, opt=a, max=b) for a, b in profiles], sha256=hashlib.sha256(plan).hexdigest(),
+        plugins={}, graph_error=0, build_seconds=0, network={}, layers=[],
     )  # fmt: skip
 
 
@@ -98,6 +105,30 @@ def test_any_layout_of_the_input(machine):
         np.testing.assert_array_equal(runner.infer(x), expected(x))
         with pytest.raises(TypeError, match='Cannot cast'):
             runner.infer(batch(4).astype(np.complex64))
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_tensorrt_rtx_compiles_for_a_shape_before_it_runs(machine, package):
+    with machine(package, rtx=True, runner=dict(contexts=2, graphs=(1,))) as runner:
+        for n in (1, 5):
+            np.testing.assert_array_equal(runner.infer(batch(n)), expected(batch(n)))
+    assert machine.gpu.calls.count('create_runtime_config') == 4
+    check_empty(machine.gpu)
+
+
+def test_only_an_engine_that_brings_code_may_run_it(machine):
+    plan = b'ptrt host code whole'
+    with machine('pycuda', plan=plan, options={'version_compatible': True}) as runner:
+        runner.infer(batch(1))
+    with pytest.raises(UserError, match='host code is not allowed'), machine('pycuda', plan=plan):
+        pass
+
+
+def test_words_of_tensorrt_are_said_once(machine):
+    with machine('pycuda', recordable=False, runner=dict(graphs=(1, 8))) as runner:
+        assert runner.notes[1].count('a layer cannot be recorded') == 1
+        lane = runner._lanes[0]
+        assert lane._words() == 'it does not say why'
 
 
 @pytest.mark.parametrize('package', PACKAGES)
@@ -397,8 +428,8 @@ def test_before_and_after(machine):
 def test_the_fake_has_only_what_tensorrt_has():
     """Held against TensorRT-RTX, which has the same API and can be imported without a GPU."""
     trt = pytest.importorskip('tensorrt_rtx')
-    fake = fake_tensorrt(FakeGpu())
-    for cls in (fake.Runtime, fake.ICudaEngine, fake.IExecutionContext, fake.IProfiler):
+    fake = fake_tensorrt(FakeGpu(), rtx=True)
+    for cls in (fake.Runtime, fake.IRuntimeConfig, fake.ICudaEngine, fake.IExecutionContext, fake.IProfiler):
         real = getattr(
             trt, {'Engine': 'ICudaEngine', 'ExecutionContext': 'IExecutionContext'}.get(cls.__name__, cls.__name__)
         )
@@ -410,14 +441,14 @@ def test_the_fake_has_only_what_tensorrt_has():
                 said = getattr(real, name).__doc__
                 for parameter in list(inspect.signature(function).parameters)[1:]:
                     assert f'{parameter}: ' in said, f'{name} takes no {parameter}'
-    for enumeration in (fake.TensorIOMode, fake.DataType, fake.ExecutionContextAllocationStrategy):
+    for enumeration in (
+        fake.DynamicShapesKernelSpecializationStrategy,
+        fake.TensorIOMode,
+        fake.DataType,
+        fake.ExecutionContextAllocationStrategy,
+    ):
         real = getattr(trt, enumeration.__name__)
         assert {member.name for member in enumeration} <= set(dir(real))
-    # And what only TensorRT-RTX has.
-    assert hasattr(trt.IRuntimeConfig, 'set_execution_context_allocation_strategy')
-    assert hasattr(trt.IRuntimeConfig, 'dynamic_shapes_kernel_specialization_strategy')
-    assert hasattr(trt.ICudaEngine, 'create_runtime_config')
-    assert hasattr(trt.DynamicShapesKernelSpecializationStrategy, 'EAGER')
     assert hasattr(trt.Runtime, 'engine_host_code_allowed')
     assert hasattr(trt.IExecutionContext, 'profiler')
     assert hasattr(trt.ExecutionContextAllocationStrategy, 'USER_MANAGED')
