@@ -1,7 +1,7 @@
 """Everything that needs a GPU, at one go: `make gpu-check`. Checks, then a bench, then one report of both.
 
 The checks are tests/gpu; what is missing there (a package, a driver) is a failure and not a reason to skip. Nothing is
-timed when a check of a result has failed.
+timed when a check of a result has failed; a package that is missing is told, and the rest goes on.
 """
 
 import argparse
@@ -16,13 +16,20 @@ from inference.rows import Run, write_text_atomically
 from inference.summary import main_lines
 
 ROOT = Path(__file__).parent.parent
-MODELS = [f'hetconv_{arch}_p{part}' for arch in ('resnet34', 'vgg16') for part in (4, 8, 64)]
-BATCHES = (1, 4, 16, 64, 256)
+RESNET, VGG = [f'hetconv_resnet34_p{part}' for part in (4, 8, 64)], ['hetconv_vgg16_p4']
+TENSORRT = ['--engine', 'tensorrt', '--engine', 'tensorrt-portable']
+# What is measured: the ladder of batches on TensorRT with the plugin and without, every engine at two batches, and one
+# layer after the other. Name -> arguments of `hetconv bench`.
+BENCHES = {
+    'ladder': [*RESNET, *VGG, *TENSORRT, *(word for size in (1, 4, 16, 64, 256) for word in ('--batch', str(size)))],
+    'peers': [*RESNET[:2], '--batch', '1', '--batch', '64'],
+    'layers': [*RESNET[:2], *TENSORRT, '--batch', '64', '--layers'],
+}
 
 
 @dataclass
 class Check:
-    """One test: its name, 'passed', 'failed' or 'skipped', seconds, why, and what it recorded."""
+    """One test: its name, 'passed', 'failed', 'missing' (a package), 'skipped', seconds, why, and what it recorded."""
 
     name: str
     outcome: str
@@ -39,7 +46,8 @@ def read_checks(junit: Path) -> list[Check]:
         for kind, word in (('failure', 'failed'), ('error', 'failed'), ('skipped', 'skipped')):
             found = case.find(kind)
             if found is not None:
-                outcome, why = word, ' '.join((found.get('message') or '').split())
+                why = ' '.join((found.get('message') or '').split())
+                outcome = 'missing' if word == 'failed' and 'is not installed' in why else word
         module = (case.get('classname') or '').split('.')[-1].removeprefix('test_gpu_')
         name = f'{module}: {(case.get("name") or "").removeprefix("test_").replace("_", " ")}'
         recorded = {p.get('name') or '': p.get('value') or '' for p in case.iter('property')}
@@ -47,22 +55,24 @@ def read_checks(junit: Path) -> list[Check]:
     return checks
 
 
-def write_report(path: Path, checks: list[Check], run: Run | None) -> None:
+def write_report(path: Path, checks: list[Check], runs: dict[str, Run]) -> None:
     """The report, in Markdown."""
-    counts = {word: sum(check.outcome == word for check in checks) for word in ('passed', 'failed', 'skipped')}
+    counts = {
+        word: sum(check.outcome == word for check in checks) for word in ('passed', 'failed', 'missing', 'skipped')
+    }
     lines = ['# GPU check', '', ', '.join(f'{count} {word}' for word, count in counts.items()), '']
-    if run is not None:
+    for run in list(runs.values())[:1]:
         lines += [f'- {key}: {value}' for key, value in run.environment.items()] + ['']
     lines += ['| check | outcome | s | recorded, or why not |', '|---|---|---:|---|']
     for check in checks:
         words = check.why[:300] or ', '.join(f'{key} {value}' for key, value in check.recorded.items())
         words = words.replace('|', '\\|')
         lines.append(f'| {check.name} | {check.outcome} | {check.seconds:.1f} | {words} |')
-    if run is not None:
-        lines += ['', '## Bench', '', *(f'- {line}' for line in main_lines(run.rows)), '']
-        failed = [row for row in run.rows if row.status == 'failed']
-        lines += [f'- {row.model} on {row.engine}, {row.precision}: {row.error}' for row in failed]
-    else:
+    for name, run in runs.items():
+        lines += ['', f'## Bench: {name}', '', *(f'- {line}' for line in main_lines(run.rows)), '']
+        failed = [row for row in [*run.rows, *run.layers] if row.status == 'failed']
+        lines += [f'- {row.model} on {row.engine}, batch {row.batch}: {row.error}' for row in failed]
+    if not runs:
         lines += ['', 'No bench: a check has failed, and wrong results are not timed.']
     write_text_atomically(path, '\n'.join(lines) + '\n')
 
@@ -70,32 +80,34 @@ def write_report(path: Path, checks: list[Check], run: Run | None) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--output', type=Path, default=Path('out/gpu-check'), help='folder for the report')
-    parser.add_argument('--models', nargs='+', default=MODELS)
-    parser.add_argument('--batches', nargs='+', type=int, default=BATCHES)
-    parser.add_argument('--precisions', nargs='+', default=['fp16', 'fp32'])
+    parser.add_argument('--bench', nargs='*', choices=BENCHES, default=list(BENCHES), help='which to measure')
+    parser.add_argument('--precision', nargs='+', default=['fp16'])
     parser.add_argument('--rounds', type=int, default=10)
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    junit, rows, report = (args.output / name for name in ('checks.xml', 'bench.json', 'report.md'))
-    for old in (junit, rows, report):
+    junit, report = args.output / 'checks.xml', args.output / 'report.md'
+    for old in (junit, report, *args.output.glob('*.json')):
         old.unlink(missing_ok=True)
     pytest = [sys.executable, '-m', 'pytest', str(ROOT / 'tests/gpu'), '-ra', f'--junitxml={junit}']
     subprocess.run(pytest, env={**os.environ, 'HETCONV_GPU_REQUIRED': '1'})
     if not junit.exists():
         print('gpu-check: the tests did not run to their end', file=sys.stderr)
         return 2
-    checks, run = read_checks(junit), None
+    checks, runs = read_checks(junit), {}
     right = bool(checks) and all(check.outcome != 'failed' for check in checks)
-    if right:
-        bench = [sys.executable, '-m', 'inference', 'bench', *args.models, '--device', 'cuda', '--layers']
-        for option, values in (('--batch', args.batches), ('--precision', args.precisions)):
-            bench += [word for value in values for word in (option, str(value))]
-        bench += ['--rounds', str(args.rounds), '--json', str(rows), '--report', str(args.output / 'bench')]
-        subprocess.run(bench)
-        run = Run.load(rows) if rows.exists() else None
-    write_report(report, checks, run)
+    write_report(report, checks, runs)  # what is known, should the measuring be stopped
+    for name in args.bench if right else ():
+        rows = args.output / f'{name}.json'
+        command = [sys.executable, '-m', 'inference', 'bench', *BENCHES[name], '--device', 'cuda']
+        command += [word for precision in args.precision for word in ('--precision', precision)]
+        command += ['--rounds', str(args.rounds), '--json', str(rows), '--report', str(args.output / name)]
+        subprocess.run(command)
+        if rows.exists():
+            runs[name] = Run.load(rows)
+            write_report(report, checks, runs)
     print(report)
-    return 0 if right and run is not None else 1
+    whole = all(check.outcome in ('passed', 'skipped') for check in checks) and len(runs) == len(args.bench)
+    return 0 if right and whole else 1
 
 
 if __name__ == '__main__':
