@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from .driver import Driver, Resource, check_version, import_package
 from .libcuda import CudaError, Device, Libcuda
 
 __all__ = ['CudaCoreDriver']
 
+_INSTALL = 'cuda-core>=1.0'
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: pinned for every context
 
 
@@ -24,9 +26,11 @@ class CudaCoreDriver(Driver):
 
     def __init__(self, cuda: Libcuda, device: Device) -> None:
         super().__init__(cuda, device)
-        self._core = import_package('cuda.core', 'cuda-core', 'cuda-core>=1.0')
-        self._bindings = import_package('cuda.bindings.driver', 'cuda-bindings', 'cuda-core>=1.0')
-        version = import_package('cuda.bindings', 'cuda-bindings', 'cuda-core>=1.0').__version__
+        self._core = import_package('cuda.core', 'cuda-core', _INSTALL)
+        if int(self._core.__version__.split('.')[0]) < 1:  # `cuda.core.experimental`, with other names
+            raise UserError(f'cuda-core {self._core.__version__} is too old: pip install -U {_INSTALL!r}')
+        self._bindings = import_package('cuda.bindings.driver', 'cuda-bindings', _INSTALL)
+        version = import_package('cuda.bindings', 'cuda-bindings', _INSTALL).__version__
         check_version(device, int(version.split('.')[0]), 'cuda-bindings')
 
     @contextmanager

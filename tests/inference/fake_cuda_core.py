@@ -18,7 +18,7 @@ class FakeCudaError(Exception):
     """As cuda-core's own CUDAError."""
 
 
-def fake_cuda_core(gpu):
+def fake_cuda_core(gpu, version='1.2.2'):
     """The module `cuda.core`, with its classes' signatures."""
 
     class StreamOptions:
@@ -139,7 +139,7 @@ def fake_cuda_core(gpu):
             return Event(options)
 
     return SimpleNamespace(
-        Device=Device, StreamOptions=StreamOptions, EventOptions=EventOptions, Stream=Stream, Event=Event,
+        __version__=version, Device=Device, StreamOptions=StreamOptions, EventOptions=EventOptions, Stream=Stream, Event=Event,
         GraphBuilder=GraphBuilder, Graph=Graph,
     )  # fmt: skip
 

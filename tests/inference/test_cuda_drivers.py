@@ -199,6 +199,8 @@ def test_choice_of_the_package(gpu, monkeypatch):
         chosen(**absent)
     with pytest.raises(UserError, match=r"pycuda is not installed: pip install 'timm-hetconv\[gpu\]'$"):
         chosen('pycuda', **absent)
+    with pytest.raises(UserError, match=r"cuda-core 0.4.2 is too old: pip install -U 'cuda-core>=1.0'"):
+        chosen('cuda-core', cuda__core=fake_cuda_core(gpu, version='0.4.2'))
     with pytest.raises(UserError, match=r'unknown CUDA package .cupy.; there are pycuda, cuda-core'):
         chosen('cupy')
 
@@ -239,6 +241,8 @@ def test_fake_cuda_core_has_the_signatures_of_cuda_core():
     graph = pytest.importorskip('cuda.core.graph')
     fake = fake_cuda_core(FakeGpu())
     for name, cls in vars(fake).items():
+        if name.startswith('_'):
+            continue
         real = getattr(graph if name.startswith('Graph') else core, name)
         for method, function in vars(cls).items():
             if method.startswith('_') and method != '__sub__':
