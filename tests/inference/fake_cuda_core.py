@@ -139,8 +139,8 @@ def fake_cuda_core(gpu, version='1.2.2'):
             return Event(options)
 
     return SimpleNamespace(
-        __version__=version, Device=Device, StreamOptions=StreamOptions, EventOptions=EventOptions, Stream=Stream, Event=Event,
-        GraphBuilder=GraphBuilder, Graph=Graph,
+        __version__=version, Device=Device, StreamOptions=StreamOptions, EventOptions=EventOptions, Stream=Stream,
+        Event=Event, GraphBuilder=GraphBuilder, Graph=Graph,
     )  # fmt: skip
 
 
