@@ -98,7 +98,10 @@ def _look(nvml: Any, handle: Any) -> Sample:
         except Exception:  # this GPU or driver does not tell
             return None
 
-    bits = int(ask('nvmlDeviceGetCurrentClocksEventReasons') or 0)
+    bits = ask('nvmlDeviceGetCurrentClocksEventReasons')
+    if bits is None:  # the name before driver 535
+        bits = ask('nvmlDeviceGetCurrentClocksThrottleReasons')
+    bits = int(bits or 0)
     reasons = [word for name, word in _THROTTLING.items() if bits & getattr(nvml, f'nvmlClocksEventReason{name}', 0)]
     return Sample(
         power_w=ask('nvmlDeviceGetPowerUsage', scale=1e-3),

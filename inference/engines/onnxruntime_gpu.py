@@ -85,6 +85,9 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     provider = 'TensorrtExecutionProvider'
 
     def _providers(self) -> list:
-        cache = str(self.files.portable.parent)
-        options = {'trt_timing_cache_enable': True, 'trt_timing_cache_path': cache, 'trt_cuda_graph_enable': False}
+        options = {
+            'trt_fp16_enable': self.precision == 'fp16',  # TensorRT 10; later ones take the types of the graph
+            'trt_timing_cache_enable': True,
+            'trt_timing_cache_path': str(self.files.portable.parent),
+        }
         return [(self.provider, options), CUDA]

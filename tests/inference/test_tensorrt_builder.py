@@ -365,7 +365,7 @@ def test_a_package_without_its_libraries(name, packages, monkeypatch):
 
 def test_a_version_that_is_too_old(packages):
     fake_package(packages, 'tensorrt', '__version__ = "8.6.1"')
-    with pytest.raises(UserError, match=r'^tensorrt 8.6.1 is too old, 10.0 or newer is needed: pip install -U'):
+    with pytest.raises(UserError, match=r'^tensorrt 8.6.1 is too old, 10.1 or newer is needed: pip install -U'):
         flavour.load('tensorrt')
 
 
