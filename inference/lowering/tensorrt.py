@@ -118,7 +118,7 @@ def _to_plugin(graph: Any, node: Any, precision: str, sm: int) -> None:
     y = node.outputs[0]
     inputs = [
         x,
-        _constant(graph, packed, f'{y.name}.weight'),
+        _constant(graph, packed, f'{y.name}.packed'),
         _constant(graph, arrays[2].reshape(1, n).astype(np.float32), f'{y.name}.epilogue'),
         *residual,
     ]

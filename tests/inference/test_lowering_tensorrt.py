@@ -105,7 +105,7 @@ def compare(module, size, precision='fp32', exported=None):
 
 
 @pytest.mark.parametrize('precision', TOLERANCE)
-@pytest.mark.parametrize('name', ['hetconv_resnet20_cifar_p4', 'hetconv_mobilenet_cifar_p32'])
+@pytest.mark.parametrize('name', ['hetconv_resnet20_cifar_p4', 'hetconv_vgg16_cifar_p8_se'])
 def test_models(exported, name, precision):
     module, proto = exported(name)
     lowered = compare(module, (3, 32, 32), precision, proto)
