@@ -58,7 +58,7 @@ $(VENV)/.bench: $(SOURCES) | $(VENV)/pyvenv.cfg
 	touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,rtx,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,rtx,dev,bindings]'
 	touch $@ $(VENV)/.bench
 
 gpu-check: $(GPU_VENV)/.ready

@@ -18,12 +18,13 @@ from inference.summary import main_lines
 ROOT = Path(__file__).parent.parent
 RESNET, VGG = [f'hetconv_resnet34_p{part}' for part in (4, 8, 64)], ['hetconv_vgg16_p4']
 TENSORRT = ['--engine', 'tensorrt', '--engine', 'tensorrt-portable']
-# What is measured: the ladder of batches on TensorRT with the plugin and without, every engine at two batches, and one
-# layer after the other. Name -> arguments of `hetconv bench`.
+# What a check says that could not begin: a package or its libraries are not there, or are for another version.
+MISSING = ('is not installed', 'could not load', 'needs onnxruntime with')
+# What is measured: the ladder of batches on TensorRT with the plugin and without, and every engine at two batches. Name
+# -> arguments of `hetconv bench`. Layers are left to `hetconv profile`: alone in an engine one is bound by conversions.
 BENCHES = {
     'ladder': [*RESNET, *VGG, *TENSORRT, *(word for size in (1, 4, 16, 64, 256) for word in ('--batch', str(size)))],
     'peers': [*RESNET[:2], '--batch', '1', '--batch', '64'],
-    'layers': [*RESNET[:2], *TENSORRT, '--batch', '64', '--layers'],
 }
 
 
@@ -47,7 +48,7 @@ def read_checks(junit: Path) -> list[Check]:
             found = case.find(kind)
             if found is not None:
                 why = ' '.join((found.get('message') or '').split())
-                outcome = 'missing' if word == 'failed' and 'is not installed' in why else word
+                outcome = 'missing' if word == 'failed' and any(words in why for words in MISSING) else word
         module = (case.get('classname') or '').split('.')[-1].removeprefix('test_gpu_')
         name = f'{module}: {(case.get("name") or "").removeprefix("test_").replace("_", " ")}'
         recorded = {p.get('name') or '': p.get('value') or '' for p in case.iter('property')}

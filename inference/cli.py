@@ -183,6 +183,7 @@ def bench(
         batches=tuple(dict.fromkeys(batch or [1])),
         precisions=tuple(dict.fromkeys(precision or ['fp32'])),
         rounds=rounds,
+        turn_ms=300.0 if device == 'cuda' else 60.0,  # NVML looks at clocks every 20 ms
     )
     with bar() as progress:
         run = run_bench(

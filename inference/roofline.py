@@ -2,7 +2,8 @@
 
 The time of a layer is at least its multiply-accumulates over the tensor cores' peak, and at least its bytes over the
 memory's bandwidth: input, output and weights once each, everything else from caches or fused. A network's bound is the
-sum over its layers. It is a bound for engines that run layer by layer, as all do that are measured here.
+sum over its layers. What stays in the GPU's second cache from one layer, or one run, to the next is not counted: at
+small batches, whose maps and weights fit there, an engine can be faster.
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 
 from timm_hetconv import LayerCost
 
-__all__ = ['ITEM', 'Bound', 'Peak', 'bound_of', 'layer_bound']
+from .kernels.gpu.tiles import ITEM
 
-ITEM = {'fp32': 4, 'fp16': 2, 'bf16': 2, 'int8': 1}  # bytes a value
+__all__ = ['Bound', 'Peak', 'bound_of', 'layer_bound']
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def layer_bound(layer: LayerCost, batch: int, precision: str, peak: Peak) -> Bou
     Args:
         layer: Of `timm_hetconv.count`.
         batch: Samples.
-        precision: A key of `ITEM`.
+        precision: 'fp32', 'fp16', 'bf16' or 'int8'.
         peak: Of the GPU, in this precision.
     """
     arithmetic = layer.macs * batch / peak.macs

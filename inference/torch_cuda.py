@@ -5,7 +5,7 @@
 
 Every HetConv2d becomes a `FusedHetConv2d`, which holds the weights as the kernel reads them, as they were when it was
 made. It calls the operator `hetconv::fused_conv2d`, which torch.compile keeps as it is; its tile is chosen by Triton's
-autotuner, once for each layer and size of image.
+autotuner, once for each layer and number of pixels: give it batches of few sizes.
 """
 
 import copy
@@ -63,6 +63,8 @@ def fused_conv2d(x: Tensor, packed: Tensor, bias: Tensor, geometry: list[int]) -
     """
     _check(x, packed, bias, geometry)
     y = _empty(x, bias, geometry)
+    if y.numel() > MAX_ELEMENTS:
+        raise ValueError(f'an output of shape {tuple(y.shape)} has 2^31 values or more: take a smaller batch')
     if y.numel():
         layer = _layer(x.shape[1], bias.shape[0], geometry).merged()
         nhwc = x.permute(0, 2, 3, 1).contiguous()

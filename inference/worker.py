@@ -15,12 +15,14 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 # Above this a row is wrong and is not timed: far above rounding (and in fp32 Winograd's error; a GPU multiplies it in
 # TF32, whose fraction is that of fp16), far below a wrong weight.
-MAX_RELATIVE_ERROR = {('cpu', 'fp32'): 1e-3, ('cuda', 'fp32'): 2e-2, ('cuda', 'fp16'): 2e-2, ('cuda', 'bf16'): 1e-1}
+MAX_RELATIVE_ERROR = {('cpu', 'fp32'): 1e-3, ('cuda', 'fp32'): 1e-2, ('cuda', 'fp16'): 5e-3, ('cuda', 'bf16'): 3e-2}
+GPU_WARM_UP_S = 0.1
 
 
 def compare(output: Any, expected: Any, device: str = 'cpu', precision: str = 'fp32') -> float:
@@ -66,6 +68,10 @@ class Worker:
         return {'max_error': compare(output, expected, self._engine.device, precision)}
 
     def time(self, n: int) -> list[float]:
+        if self._engine.device == 'cuda':  # its clocks fall while it waits for its turn
+            end = time.perf_counter() + GPU_WARM_UP_S
+            while time.perf_counter() < end:
+                self._engine.infer(self._x)
         return self._engine.time(self._x, n)
 
 

@@ -29,7 +29,7 @@ class CudaCoreDriver(Driver):
         self._core = import_package('cuda.core', 'cuda-core', _INSTALL)
         if int(self._core.__version__.split('.')[0]) < 1:  # `cuda.core.experimental`, with other names
             raise UserError(f'cuda-core {self._core.__version__} is too old: pip install -U {_INSTALL!r}')
-        self._bindings = import_package('cuda.bindings.driver', 'cuda-bindings', _INSTALL)
+        self._bindings = import_package('cuda.bindings.driver', 'cuda-bindings', 'cuda-bindings>=12.8')
         version = import_package('cuda.bindings', 'cuda-bindings', _INSTALL).__version__
         check_version(device, int(version.split('.')[0]), 'cuda-bindings')
 

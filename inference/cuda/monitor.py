@@ -26,7 +26,7 @@ class Sample:
     """One look at a GPU, or the median of several; None is what it does not tell.
 
     Attributes:
-        power_w: Watts.
+        power_w: Watts at that moment.
         sm_clock_mhz, memory_clock_mhz: Clocks.
         temperature_c: Degrees Celsius.
         throttled: Why it is slower than it could be, in words.
@@ -104,12 +104,21 @@ def _look(nvml: Any, handle: Any) -> Sample:
     bits = int(bits or 0)
     reasons = [word for name, word in _THROTTLING.items() if bits & getattr(nvml, f'nvmlClocksEventReason{name}', 0)]
     return Sample(
-        power_w=ask('nvmlDeviceGetPowerUsage', scale=1e-3),
+        power_w=_power(nvml, handle),
         sm_clock_mhz=ask('nvmlDeviceGetClockInfo', nvml.NVML_CLOCK_SM),
         memory_clock_mhz=ask('nvmlDeviceGetClockInfo', nvml.NVML_CLOCK_MEM),
         temperature_c=ask('nvmlDeviceGetTemperature', nvml.NVML_TEMPERATURE_GPU),
         throttled=tuple(dict.fromkeys(reasons)),
     )
+
+
+def _power(nvml: Any, handle: Any) -> float | None:
+    """Watts now: since Ampere nvmlDeviceGetPowerUsage is the mean of the last second, longer than a turn."""
+    with suppress(Exception):
+        (field,) = nvml.nvmlDeviceGetFieldValues(handle, [nvml.NVML_FI_DEV_POWER_INSTANT])
+        if field.nvmlReturn == nvml.NVML_SUCCESS:
+            return field.value.uiVal * 1e-3
+    return None
 
 
 def median(samples: list[Sample]) -> Sample | None:

@@ -11,7 +11,7 @@ __all__ = ['peak_of']
 _FP16 = {75: 512, 80: 1024, 86: 512, 89: 512, 90: 2048, 100: 4096, 120: 512}
 _FACTOR = {'fp16': 1.0, 'bf16': 1.0, 'fp32': 0.5, 'int8': 2.0}
 # GeForce cards sum in float32 at half of that rate, which INT8, summed in integers, is not touched by.
-_GEFORCE = (86, 89, 120)
+_GEFORCE = (75, 86, 89, 120)
 
 
 def peak_of(

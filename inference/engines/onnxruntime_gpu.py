@@ -42,6 +42,10 @@ class OnnxRuntimeCuda(Engine):
 
         from ..lowering.precision import to_precision
 
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from the wheels that PyTorch brings
+        if self.provider == 'TensorrtExecutionProvider':
+            import tensorrt  # noqa: F401  its libraries, by which the provider is linked
+
         graph = to_precision(onnx.load(self.files.portable), self.precision)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3

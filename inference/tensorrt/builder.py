@@ -1,5 +1,6 @@
 """An exported model to an engine: lowered, parsed by TensorRT, built."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -95,6 +96,7 @@ def lower(proto: 'onnx.ModelProto', options: BuildOptions) -> Lowered:
     from ..lowering.tensorrt import NAMESPACE, to_tensorrt
 
     lowered = to_tensorrt(proto, options.precision, _plugin_sm(options))
+    _check_plugins(lowered, options)
     plugins = dict(
         Counter(f'{NAMESPACE}::{node.op_type}' for node in lowered.graph.node if node.domain == PLUGIN_DOMAIN)
     )
@@ -102,6 +104,40 @@ def lower(proto: 'onnx.ModelProto', options: BuildOptions) -> Lowered:
         options = replace(options, lowering='portable')
         notes = [*notes, 'no layer of this model is one for the plugin: built from standard operators']
     return Lowered(lowered, options, plugins, notes)
+
+
+def _check_plugins(proto: 'onnx.ModelProto', options: BuildOptions) -> None:
+    """What TensorRT would end in, in words of its own that say less.
+
+    Raises:
+        UserError: Triton is missing, its compiler fails, or a tensor is too large for the kernel's 32-bit offsets.
+    """
+    from ..kernels.gpu.aot import Variant, compile_kernel, for_target
+    from ..kernels.gpu.tiles import ITEM, MAX_ELEMENTS, TILES
+
+    nodes = [node for node in proto.graph.node if node.domain == PLUGIN_DOMAIN]
+    if not nodes:
+        return
+    tile = TILES[ITEM[options.precision]][0]
+    try:
+        compile_kernel(Variant(options.precision, tile, residual=True), for_target(_plugin_sm(options)))
+    except ModuleNotFoundError as error:
+        raise UserError(f'the plugin is compiled by Triton: pip install triton ({error})') from error
+    except Exception as error:  # whatever a compiler says
+        reason = ' '.join(str(error).split())[:300]
+        raise UserError(f'Triton does not compile the plugin ({reason}): --lowering portable builds without') from error
+    largest = max(batch for *_, batch in options.profiles)
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+        for value in [*proto.graph.value_info, *proto.graph.input, *proto.graph.output]
+    }
+    for node in nodes:
+        for name in (node.input[0], *node.output):
+            if largest * math.prod(shapes.get(name) or [0]) > MAX_ELEMENTS:
+                raise UserError(
+                    f'{name} has more than 2^31 values at batch {largest}, more than the plugin takes: build with a '
+                    f'smaller largest batch, or with --lowering portable'
+                )
 
 
 def _plugin_sm(options: BuildOptions) -> int:

@@ -65,6 +65,8 @@ def inspect(plan: bytes, engine: str) -> list[Layer]:
     trt = load(engine)
     log = log_of(trt)
     runtime = trt.Runtime(log)
+    if runtime:
+        runtime.engine_host_code_allowed = True  # a version-compatible engine brings a part of TensorRT along
     loaded = runtime.deserialize_cuda_engine(plan) if runtime else None
     if loaded is None:
         raise UserError(f'the engine cannot be loaded on this machine to list its layers: {log.words()}')

@@ -63,7 +63,7 @@ def _layer(x: Any, epilogue: Any, attributes: dict[str, Any]) -> Layer:
     kernel, stride, dilation = (
         (int(attributes[name][0]), int(attributes[name][1])) for name in ('kernel_shape', 'strides', 'dilations')
     )
-    return Layer(x.shape[1], epilogue.shape[1], attributes['part'], kernel, stride, dilation)
+    return Layer(x.shape[1], epilogue.shape[1], int(attributes['part'][0]), kernel, stride, dilation)
 
 
 def _describe(inputs: tuple, attributes: dict[str, Any]) -> tuple:
@@ -89,13 +89,13 @@ def _compile(trtp: Any, inputs: tuple, attributes: dict[str, Any], y: Any, tacti
         kernel_size=layer.kernel_size,
         channel_block=CHANNEL_BLOCK.get(layout, 0),
     )
-    kernel = compile_kernel(variant, for_target(attributes['sm']))
+    kernel = compile_kernel(variant, for_target(int(attributes['sm'][0])))
     size, out = x.shape_expr, y.shape_expr
     pixels = out[0] * out[2] * out[3]
     launch = trtp.KernelLaunchParams()
     launch.grid_x = trtp.cdiv(pixels, tile.pixels) * tile_count(merged, tile)
     launch.block_x, launch.shared_mem = kernel.threads, kernel.shared
-    fixed = constants(merged, item, attributes['low'], attributes['high'])
+    fixed = constants(merged, item, float(attributes['low'][0]), float(attributes['high'][0]))
     integers = [trtp.SymInt32(value) for value in (pixels, size[2], size[3], out[2], out[3], *fixed.values())]
     return kernel.name, kernel.ptx, launch, trtp.SymIntExprs.from_tuple(integers)
 
@@ -128,8 +128,10 @@ def register() -> None:
             f"pip install -U 'timm-hetconv[gpu]', or --lowering portable"
         )
     ints = npt.NDArray[np.int32]
+    # Numbers are arrays of one, as the parser gives them: TensorRT before 11.4 makes no number of one with NumPy 2.4.
+    floats = npt.NDArray[np.float32]
     attributes = dict(
-        part=int, kernel_shape=ints, strides=ints, dilations=ints, low=float, high=float, sm=int
+        part=ints, kernel_shape=ints, strides=ints, dilations=ints, low=floats, high=floats, sm=ints
     )  # fmt: skip
     outputs = tuple[trtp.TensorDesc]
     for name, inputs in zip(PLUGINS, (('x', 'w', 'epilogue'), ('x', 'w', 'epilogue', 'residual'))):

@@ -113,6 +113,8 @@ PURE: dict[str, tuple[str, tuple[str, ...], Callable[..., np.ndarray]]] = {
         ('lt', np.less), ('le', np.less_equal), ('gt', np.greater), ('ge', np.greater_equal))},
     'add.f32': ('f32', ('f32', 'f32'), np.add),
     'mul.f32': ('f32', ('f32', 'f32'), np.multiply),
+    'neg.f32': ('f32', ('f32',), np.negative),
+    'sub.f32': ('f32', ('f32', 'f32'), np.subtract),
     'fma.rn.f32': ('f32', ('f32', 'f32', 'f32'), _fma),
     'max.f32': ('f32', ('f32', 'f32'), np.fmax),
     'min.f32': ('f32', ('f32', 'f32'), np.fmin),

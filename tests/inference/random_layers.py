@@ -104,6 +104,7 @@ def run(seed, device='cpu', tf32=False):
     )  # fmt: skip
     added = 0 if residual is None else array(residual).astype(np.float64)
     scale = epilogue.double().numpy()
+    largest = np.abs(expected + (0 if precision == 'int8' else scale[0] + added)).max()  # before the clamp
     if precision == 'int8':
         expected = np.clip(expected * scale[0] + scale[1] + added * scale[2], low, high)
         expected = np.clip(np.round(expected), -128, 127)
@@ -120,6 +121,6 @@ def run(seed, device='cpu', tf32=False):
         channel_block=channel_block,
         residual=residual is not None,
         # In steps of 8 bits, or relative to the largest value. Not finite where a poisoned value was left.
-        error=float(difference if precision == 'int8' else difference / max(np.abs(expected).max(), 1e-3)),
+        error=float(difference if precision == 'int8' else difference / max(largest, 1e-3)),
         untouched=bool((outside == poison).all() if precision == 'int8' else outside.isnan().all()),
     )

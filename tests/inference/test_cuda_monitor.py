@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,12 +34,15 @@ class Nvml:
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle):
         return 1 | 4 | 32 | 64
 
-    def nvmlDeviceGetPowerUsage(self, handle):
+    NVML_FI_DEV_POWER_INSTANT, NVML_SUCCESS = 186, 0
+
+    def nvmlDeviceGetFieldValues(self, handle, fields):
         assert handle == 'handle of 0000:65:00.0'
         self.looks -= 1
         if self.looks <= 0:
             self.enough.set()
-        return 250_000
+        assert fields == [186]
+        return [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=250_000))]
 
     def nvmlDeviceGetClockInfo(self, handle, kind):
         return {1: 1700, 2: 9751}[kind]

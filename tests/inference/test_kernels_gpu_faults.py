@@ -54,7 +54,7 @@ ALIGNED = {'in_channels', 'out_channels', 'group_in', 'group_out', 'pad_in', 'pa
 def test_a_wrong_argument(case, ptx, name):
     right = integers_of(case)[name]
     step = 16 if name in ALIGNED else 1
-    for wrong in [0] if name in ('low', 'high') else [right + step, right - step]:
+    for wrong in [0] if name in ('minus_low', 'high') else [right + step, right - step]:
         assert find(case, change={name: wrong}), wrong
 
 

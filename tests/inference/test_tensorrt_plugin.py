@@ -94,7 +94,7 @@ def test_shapes_types_and_attributes(driven, name):
     assert result['outputs'] == [[batch, layer.out_channels, *layer.output_size(height, width)]]
     assert result['output_types'] == [TYPE[precision]]
     assert result['attributes'] == {
-        key: list(value) if isinstance(value, tuple) else value for key, value in given['attributes'].items()
+        key: list(value) if isinstance(value, tuple) else [value] for key, value in given['attributes'].items()
     }
 
 

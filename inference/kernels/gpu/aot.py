@@ -67,7 +67,7 @@ class Kernel:
 
 def for_sm(tile: Tile, sm: int) -> Tile:
     """The tile with the number of stages that fits into shared memory: barriers take a little of it on SM 100."""
-    return replace(tile, stages=tile.stages - 1) if sm in (100, 103) and tile.stages > 2 else tile
+    return replace(tile, stages=tile.stages - 1) if sm == 100 and tile.stages > 2 else tile
 
 
 def for_target(sm: int) -> int:

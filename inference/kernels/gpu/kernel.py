@@ -38,7 +38,7 @@ def hetconv_kernel(
     stride_w,
     dilation_h,
     dilation_w,
-    low,  # float32's bits: y is clamped to [low, high]
+    minus_low,  # float32's bits: y is clamped to [-minus_low, high]
     high,
     y_ptr,
     KERNEL_H: tl.constexpr,
@@ -145,7 +145,7 @@ def hetconv_kernel(
         value = acc + tl.load(epilogue_ptr + n, mask=n_inside, other=0)[None, :]
         if residual_ptr is not None:
             value += tl.load(residual_ptr + out, mask=mask, other=0).to(tl.float32)
-    value = tl.maximum(value, low.to(tl.float32, bitcast=True), propagate_nan=tl.PropagateNan.ALL)
+    value = tl.maximum(value, -minus_low.to(tl.float32, bitcast=True), propagate_nan=tl.PropagateNan.ALL)
     value = tl.minimum(value, high.to(tl.float32, bitcast=True), propagate_nan=tl.PropagateNan.ALL)
     if y_ptr.dtype.element_ty == tl.int8:
         # Round to the nearest, halves to even: below 2^22 the sum with 1.5 * 2^23 has no digits behind the point.

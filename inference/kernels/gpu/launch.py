@@ -33,7 +33,18 @@ def _autotuned() -> Any:
         fitting = candidates(layer, arguments['x_ptr'].element_size())
         return [config for config, tile in zip(configs, tiles) if tile in fitting]
 
-    key = ['pixels', 'height', 'width', 'in_channels', 'out_channels', 'group_in', 'stride_h', 'stride_w', 'KERNEL_H']
+    key = [
+        'pixels',
+        'height',
+        'width',
+        'in_channels',
+        'out_channels',
+        'group_in',
+        'stride_h',
+        'stride_w',
+        'KERNEL_H',
+        'KERNEL_W',
+    ]
     return triton.autotune(configs, key=key, prune_configs_by={'early_config_prune': prune})(hetconv_kernel)
 
 

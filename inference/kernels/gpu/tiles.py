@@ -115,7 +115,6 @@ TILES = {
     ),
     1: (
         Tile(64, 64, 64, 4, 4),
-        Tile(128, 64, 32, 8, 4),
         Tile(64, 64, 32, 4, 4),
         Tile(64, 32, 32, 4, 4),
     ),
@@ -188,7 +187,8 @@ def constants(layer: Layer, item: int, low: float, high: float) -> dict[str, int
         low, high: The clamp; infinite for none.
     """
     rows, group_rows, columns = padded(layer, item)
-    low_bits, high_bits = np.array([low, high], np.float32).view(np.int32).tolist()
+    # The usual bounds, none, 0 and 6, are positive numbers so: TensorRT's expressions were made for sizes.
+    low_bits, high_bits = (np.array([-low, high], np.float32) + np.float32(0)).view(np.int32).tolist()
     return dict(
         in_channels=layer.in_channels,
         out_channels=layer.out_channels,
@@ -201,7 +201,7 @@ def constants(layer: Layer, item: int, low: float, high: float) -> dict[str, int
         stride_w=layer.stride[1],
         dilation_h=layer.dilation[0],
         dilation_w=layer.dilation[1],
-        low=low_bits,
+        minus_low=low_bits,
         high=high_bits,
     )
 
