@@ -68,6 +68,8 @@ $(GPU_VENV)/.ready: $(SOURCES)
 	@nvidia-smi >/dev/null 2>&1 || { echo "gpu-check needs an NVIDIA GPU and its driver: nvidia-smi finds none" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ctypes, sys; v = ctypes.c_int(); ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(v)); sys.exit(v.value < 13000)' || \
+		{ echo "gpu-check installs packages of CUDA 13: update the NVIDIA driver to 580 or newer" >&2; exit 2; }
 	$(PYTHON) -m venv $(GPU_VENV) || { rm -rf $(GPU_VENV); exit 2; }
 	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[gpu-base,dev]'
 	$(GPU_VENV)/bin/python -m pip install --quiet tensorrt-rtx-cu13 || echo "without TensorRT-RTX: its check is skipped"
