@@ -7,7 +7,7 @@ import pytest
 from random_layers import run
 
 from inference.kernels.gpu import aot, tiles
-from inference.kernels.gpu.tiles import ITEM, TILES, Layer
+from inference.kernels.gpu.tiles import ITEM, Layer
 
 # Of a layer, relative to the largest value: rounding of the result, and in float32 TF32's 10 bits of the operands.
 TOLERANCE = {'fp32': 2e-3, 'fp16': 1e-3, 'bf16': 8e-3, 'int8': 1}
@@ -65,8 +65,9 @@ def test_every_embedded_ptx_loads_and_runs(torch_cuda, gpu, precision, record_pr
     torch, item = torch_cuda, ITEM[precision]
     torch.zeros(1, device='cuda')  # makes the context current
     dtype = dict(fp32=torch.float32, fp16=torch.float16, bf16=torch.bfloat16, int8=torch.int8)[precision]
-    for tile in TILES[item]:
-        kernel = aot.compile_kernel(aot.Variant(precision, tile, residual=False), aot.for_target(gpu.sm))
+    for variant in (variant for variant in aot.variants() if variant.precision == precision and variant.even):
+        tile = variant.tile
+        kernel = aot.compile_kernel(variant, aot.for_target(gpu.sm))
         module = check(driver.cuModuleLoadData(kernel.ptx.encode() + b'\0'))
         function = check(driver.cuModuleGetFunction(module, kernel.name.encode()))
         x = torch.randint(-4, 5, (2, 9, 8, WIDE.in_channels), device='cuda').to(dtype)
@@ -78,9 +79,12 @@ def test_every_embedded_ptx_loads_and_runs(torch_cuda, gpu, precision, record_pr
             epilogue[0] = 1 / 64
         y = torch.empty_like(x)
         integers = [2 * 9 * 8, 9, 8, 9, 8, *tiles.constants(WIDE, item, -np.inf, np.inf).values()]
-        pointers = [tensor.data_ptr() for tensor in (x, packed, epilogue)]
+        residual = [torch.randint(-4, 5, x.shape, device='cuda').to(dtype)] if variant.residual else []
+        if residual and precision == 'int8':
+            epilogue[2] = 1.0
+        pointers = [tensor.data_ptr() for tensor in (x, packed, epilogue, *residual)]
         values = (*pointers, *integers, y.data_ptr())
-        kinds = (*[ctypes.c_void_p] * 3, *[ctypes.c_int32] * len(integers), ctypes.c_void_p)
+        kinds = (*[ctypes.c_void_p] * len(pointers), *[ctypes.c_int32] * len(integers), ctypes.c_void_p)
         grid = -(-integers[0] // tile.pixels) * tiles.tile_count(WIDE, tile)
         check(
             (
@@ -96,7 +100,8 @@ def test_every_embedded_ptx_loads_and_runs(torch_cuda, gpu, precision, record_pr
         conv2d = torch.nn.functional.conv2d
         sums = conv2d(nchw, kernel_kxk, padding=1, groups=WIDE.part)
         sums = sums + conv2d(nchw, torch.from_numpy(w[:, :, None, None]).cuda())
-        expected = (sums / 64).round().clamp(-128, 127) if precision == 'int8' else sums
+        added = residual[0].float().permute(0, 3, 1, 2) if residual else 0
+        expected = (sums / 64 + added).round().clamp(-128, 127) if precision == 'int8' else sums + added
         difference = (y.float().permute(0, 3, 1, 2) - expected).abs().max() / (
             1 if precision == 'int8' else sums.abs().max()
         )

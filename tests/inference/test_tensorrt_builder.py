@@ -584,3 +584,40 @@ def test_layers_of_the_inspector():
     first, second = from_json(text)
     assert (first.type, first.nodes, first.tactic) == ('CaskConvolution', ['conv', 'relu'], 'sm80_xmma')
     assert second.name == 'a name only'
+
+
+@pytest.fixture
+def for_plugin(exported):
+    """A graph with plugin nodes."""
+    from inference.lowering.tensorrt import to_tensorrt
+
+    _, proto = exported('hetconv_resnet20_cifar_p4')
+    return to_tensorrt(proto, 'fp16', 86)
+
+
+def options_for(batch):
+    return BuildOptions('tensorrt', lowering='plugin', sms=(86,), profiles=((1, 1, batch),))
+
+
+def test_tensors_that_are_too_large_for_the_plugin_are_told_before_the_build(for_plugin):
+    pytest.importorskip('triton')
+    most = 2**31 // (16 * 32 * 32)
+    builder_module._check_plugins(for_plugin, options_for(most - 1))
+    with pytest.raises(UserError, match=rf'has more than 2\^31 values at batch {most}, more than the plugin takes'):
+        builder_module._check_plugins(for_plugin, options_for(most))
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (ModuleNotFoundError("No module named 'triton'"), 'pip install triton'),
+        (RuntimeError('PassManager::run failed\nat line 3'), r'not compile the plugin \(PassManager::run failed at'),
+    ],
+)
+def test_what_triton_says_is_told(for_plugin, monkeypatch, error, words):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr('inference.kernels.gpu.aot.compile_kernel', fail)
+    with pytest.raises(UserError, match=words):
+        builder_module._check_plugins(for_plugin, options_for(8))
