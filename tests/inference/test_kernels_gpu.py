@@ -127,3 +127,18 @@ def test_versions_are_of_ptx_that_old_drivers_take():
         ptx = compile_kernel(variants()[0], sm).ptx
         assert f'.version {version // 10}.{version % 10}\n' in ptx
         assert f'.target sm_{sm}' in ptx
+
+
+def test_the_recorded_rows_are_of_these_variants():
+    """benchmarks/results/gpu_kernels.json, from which docs/tensorrt.md quotes."""
+    root = Path(__file__).parents[2]
+    recorded = json.loads((root / 'benchmarks/results/gpu_kernels.json').read_text())
+    names = ('sm', 'precision', 'pixels', 'n', 'k', 'warps', 'stages', 'residual', 'even')
+    rows = {tuple(row[name] for name in names) for row in recorded['rows']}
+    assert rows == {
+        (sm, v.precision, *vars(v.tile).values(), v.residual, v.even) for sm in SMS for v in variants()
+    }  # fmt: skip
+    assert all(row['spills'] == 0 and row['shared'] <= tiles.MAX_SHARED for row in recorded['rows'])
+    page = (root / 'docs/tensorrt.md').read_text()
+    assert f'All {len(rows)} variants' in page
+    assert f'compile in {recorded["cold_seconds"]:.0f} s' in page
