@@ -1,11 +1,14 @@
 """Files that are whole or not there."""
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
 
-__all__ = ['write_atomically']
+__all__ = ['write_atomically', 'write_together']
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -14,11 +17,38 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         UserError: The folder does not exist or cannot be written to.
     """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    write_together({path: data})
+
+
+def write_together(contents: dict[Path, bytes]) -> None:
+    """Write several files beside, then rename one after the other, which Ctrl-C does not come between.
+
+    Raises:
+        UserError: A folder does not exist or cannot be written to.
+    """
+    temporaries = {path: path.with_name(f'.{path.name}.{os.getpid()}') for path in contents}
+    path = next(iter(contents))
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        for path, data in contents.items():
+            temporaries[path].write_bytes(data)
+        with _without_interrupts():
+            for path, temporary in temporaries.items():
+                os.replace(temporary, path)
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error.strerror}') from error
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the end, where the system can make it wait."""
+    if not hasattr(signal, 'pthread_sigmask'):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -22,7 +22,7 @@ class OnnxRuntimeCuda(Engine):
     lowering = 'portable'
     packages = ('onnxruntime',)
     distributions = ('onnxruntime-gpu',)
-    install = 'timm-hetconv[gpu]'
+    install = 'timm-hetconv[gpu-base]'
     provider: ClassVar[str] = 'CUDAExecutionProvider'
 
     @classmethod

@@ -20,7 +20,7 @@ class TensorRt(Engine):
     own: ClassVar[bool] = True
     packages = ('tensorrt',)
     distributions = ('tensorrt', 'cuda-core', 'pycuda')
-    install = 'timm-hetconv[gpu]'
+    install = 'timm-hetconv[gpu-base]'
 
     def activate(self) -> None:
         from ..build import build_tensorrt

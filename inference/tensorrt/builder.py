@@ -207,7 +207,7 @@ def _network(trt: Any, log: Any, builder: Any, lowered: Lowered) -> Any:
         if not hasattr(flags, wanted[-1]):
             raise UserError(
                 f'TensorRT {trt.__version__} has no plugins that are compiled ahead of time: '
-                f"pip install -U 'timm-hetconv[gpu]', or --lowering portable"
+                f"pip install -U 'timm-hetconv[gpu-base]', or --lowering portable"
             )
     network = builder.create_network(sum(1 << int(getattr(flags, name)) for name in wanted))
     parser = trt.OnnxParser(network, log)

@@ -12,7 +12,7 @@ __all__ = ['FLAVOURS', 'architectures', 'load', 'log_of']
 
 # engine -> package, the package inside it that needs the libraries, what to give to pip, oldest version
 FLAVOURS = {
-    'tensorrt': ('tensorrt', 'tensorrt_bindings', 'timm-hetconv[gpu]', (10, 1)),
+    'tensorrt': ('tensorrt', 'tensorrt_bindings', 'timm-hetconv[gpu-base]', (10, 1)),
     'tensorrt-rtx': ('tensorrt_rtx', 'tensorrt_rtx_bindings', 'timm-hetconv[rtx]', (1, 0)),
 }
 

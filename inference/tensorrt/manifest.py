@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import write_together
 from .layers import Layer
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def save_engine(path: Path, built: 'Built', model: dict[str, Any], graph_error: 
         network=built.network,
         layers=built.layers,
     )  # fmt: skip
-    write_atomically(path, built.plan)
-    write_atomically(manifest_path(path), manifest.model_dump_json(indent=1).encode() + b'\n')
+    write_together({path: built.plan, manifest_path(path): manifest.model_dump_json(indent=1).encode() + b'\n'})
     return manifest
 
 

@@ -125,7 +125,7 @@ def register() -> None:
     if not hasattr(trtp, 'aot_impl'):
         raise UserError(
             f'TensorRT {trt.__version__} has no plugins that are compiled ahead of time: '
-            f"pip install -U 'timm-hetconv[gpu]', or --lowering portable"
+            f"pip install -U 'timm-hetconv[gpu-base]', or --lowering portable"
         )
     ints = npt.NDArray[np.int32]
     # Numbers are arrays of one, as the parser gives them: TensorRT before 11.4 makes no number of one with NumPy 2.4.

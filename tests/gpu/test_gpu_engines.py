@@ -39,7 +39,7 @@ def test_tensorrt_accepts_our_ptx_and_the_plugin_engine_equals_pytorch(engine_of
     with EngineRunner(path) as runner:
         found = error(runner.infer(x), logits)
     record_property('max_error', found)
-    assert len(plugin_layers(path)) == read_manifest(path).plugins['hetconv::HetConv2d']
+    assert len(plugin_layers(path)) == sum(read_manifest(path).plugins.values())
     assert found <= TOLERANCE[precision]
 
 
@@ -87,7 +87,7 @@ def test_no_reformatting_between_plugin_layers(plugin_engine, record_property):
     assert any(kinds), 'the inspector does not tell the types of layers'
     reformats = sum('reformat' in kind.lower() for kind in kinds)
     record_property('reformats', reformats)
-    assert reformats < read_manifest(plugin_engine).plugins['hetconv::HetConv2d'] / 2
+    assert reformats < sum(read_manifest(plugin_engine).plugins.values()) / 2
 
 
 def test_the_engine_needs_no_code_of_ours(plugin_engine):

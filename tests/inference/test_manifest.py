@@ -1,6 +1,8 @@
 """The file beside an engine: written after it, and what `check` says of everything that can be wrong."""
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -196,14 +198,14 @@ def test_one_changed_bit(position, engine):
 def test_a_crash_between_the_two_files_is_found(size, engine, monkeypatch):
     """The engine is new, its manifest is the old one, or there was none."""
 
-    write = manifest_module.write_atomically
+    replace = os.replace
 
-    def crash(path, data):
-        if path.suffix == '.json':
+    def crash(source, target):
+        if target.suffix == '.json':
             raise KeyboardInterrupt
-        write(path, data)
+        replace(source, target)
 
-    monkeypatch.setattr(manifest_module, 'write_atomically', crash)
+    monkeypatch.setattr('os.replace', crash)
     plan = b'vtrt' + b'\xff' * (size - 4)
     with pytest.raises(KeyboardInterrupt):
         save_engine(engine, built(plan=plan), MODEL, 0)
@@ -214,6 +216,22 @@ def test_a_crash_between_the_two_files_is_found(size, engine, monkeypatch):
         save_engine(fresh, built(plan=plan), MODEL, 0)
     with pytest.raises(UserError, match='no such file'):
         check(fresh)
+
+
+def test_ctrl_c_does_not_come_between_the_two_files(engine, monkeypatch):
+    replace, seen = os.replace, []
+
+    def interrupted(source, target):
+        replace(source, target)
+        signal.raise_signal(signal.SIGINT)  # waits until both are there
+        seen.append(target)
+
+    monkeypatch.setattr('os.replace', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_engine(engine, built(plan=b'vtrt' + b'\xff' * 300), MODEL, 0)
+    assert len(seen) == 2
+    assert check(engine).size == 304
+    assert len(list(engine.parent.iterdir())) == 2
 
 
 def test_a_full_disk_leaves_the_old_engine(engine, monkeypatch):

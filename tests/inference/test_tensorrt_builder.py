@@ -347,7 +347,7 @@ def packages(tmp_path, monkeypatch):
 def test_a_package_that_is_not_there(packages, monkeypatch):
     for name in ('tensorrt', 'tensorrt_bindings', 'tensorrt_rtx', 'tensorrt_rtx_bindings'):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"^tensorrt is not installed: pip install 'timm-hetconv\[gpu\]'$"):
+    with pytest.raises(UserError, match=r"^tensorrt is not installed: pip install 'timm-hetconv\[gpu-base\]'$"):
         flavour.load('tensorrt')
     with pytest.raises(UserError, match=r"^tensorrt-rtx is not installed: pip install 'timm-hetconv\[rtx\]'$"):
         flavour.load('tensorrt-rtx')
