@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
-from .errors import UserError
+from .errors import UserError, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,7 @@ def build(
     from .tune import tune
 
     if engine != 'ort-cpu':
-        raise UserError(f'nothing is built for engine {engine!r}, only for {", ".join(ENGINES)}')
+        raise unknown('engine to build for', engine, ENGINES)
     exported = _exported(source, checkpoint)
     lowered = to_ort_cpu(exported)
     batch = _images(metadata(exported)['input_size'])
@@ -111,7 +111,9 @@ def build_tensorrt(
     from .tensorrt.options import resolve
 
     resolve(options, load(options.engine))  # before the export, which takes longer
+    report('export', 0, 100)
     exported = _exported(source, checkpoint)
+    report('comparison', 10, 100)
     lowered = lower(exported, options)
     graph = lowered.proto if not lowered.plugins else to_precision(to_portable(exported), options.precision)
     if options.precision != 'fp32':
@@ -130,7 +132,8 @@ def build_tensorrt(
             f'in {options.precision} the graph differs from the exported model by {error:.1e}, more than {most:.0e}'
             + (': build with --precision bf16 or fp32' if options.precision == 'fp16' else '')
         )
-    return build_lowered(lowered, report), metadata(exported), error
+    built = build_lowered(lowered, lambda what, done, total: report(what, 20 + 80 * done // total, 100))
+    return built, metadata(exported), error
 
 
 def _exported(source: str, checkpoint: Path | None) -> 'onnx.ModelProto':
@@ -143,6 +146,10 @@ def _exported(source: str, checkpoint: Path | None) -> 'onnx.ModelProto':
     from .hetconv_op import NHWC_DOMAIN
     from .models import create_model, weights_text
 
+    if Path(source).suffix.lower() in ('.engine', '.json'):
+        raise UserError(
+            f'{source} is a result of `hetconv build`; give the name of a model, or an ONNX file of `export`'
+        )
     if Path(source).suffix.lower() != '.onnx':
         return export_model(create_model(source, checkpoint), weights=weights_text(checkpoint))
     if checkpoint is not None:

@@ -4,7 +4,7 @@ import enum
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
@@ -83,6 +83,8 @@ def info(
 
     if Path(model).suffix.lower() == '.engine':
         show_engine(Path(model), layers)
+    elif model.lower().endswith('.engine.json'):
+        raise UserError(f'{model} is the file beside an engine; give the engine, {model[: -len(".json")]}')
     elif Path(model).suffix.lower() == '.onnx':
         if layers:
             raise UserError(f'--layers needs the name of a model, not the file {model}')
@@ -114,6 +116,7 @@ def export(
     from .export import export_model, form_of, save_model, verify
     from .lowering.portable import to_portable
     from .models import create_model, weights_text
+    from .summary import within_text
 
     require_parent(output, '.onnx')
     module = create_model(model, checkpoint)
@@ -122,7 +125,7 @@ def export(
         proto = to_portable(proto)
     error = verify(proto, module)
     save_model(proto, output)
-    checked = 'not compared: onnxruntime is not installed' if error is None else f'within {error:.0e} of PyTorch'
+    checked = 'not compared: onnxruntime is not installed' if error is None else within_text(error, 'PyTorch')
     weights = 'random weights' if checkpoint is None else f'weights of {weights_text(checkpoint)}'
     size = f'{output.stat().st_size / 1e6:.1f} MB'
     print(f'{output}: {model}, {weights}, {size}, opset 18, {form_of(proto)}, {checked}')
@@ -213,7 +216,7 @@ def profile(
     from .show import show_layers
     from .tensorrt.profile import profile_engine
 
-    show_layers(profile_engine(engine, batch, runs))
+    show_layers(profile_engine(engine, batch, runs), batch, runs)
 
 
 @app.command()
@@ -263,15 +266,44 @@ def _write_report(run: 'Run', folder: Path, accuracy: list[Path]) -> None:
 def main() -> None:
     """Entry point: one line and exit code 2 for what a user can mend, 130 for Ctrl-C."""
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
-        print(f'hetconv: {error}', file=sys.stderr)
-        sys.exit(2)
+        _end(2, str(error))
     except ModuleNotFoundError as error:
         if error.name not in ('jinja2', 'matplotlib', 'onnx', 'onnx_ir', 'onnxruntime', 'onnxscript', 'pydantic'):
             raise
-        print(f"hetconv: {error.name} is not installed: pip install 'timm-hetconv[cpu]'", file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"{error.name} is not installed: pip install 'timm-hetconv[cpu]'")
+    except _USAGE_ERRORS as error:
+        if type(error).__name__ == 'NoArgsIsHelpError':
+            error.show()
+            sys.exit(2)
+        context = error.ctx.command_path if error.ctx else 'hetconv'
+        _end(2, f'{" ".join(error.format_message().split())} (`{context} --help`)')
+    except BaseException as error:
+        if not _interrupted(error):
+            raise
+        code = 130
+    if code == 130:
+        _end(130, 'interrupted')
+    sys.exit(code)
+
+
+# typer's own copy of click, or click itself, by its version.
+_USAGE_ERRORS: Any = typer.BadParameter.__mro__[1:3]  # UsageError and ClickException
+
+
+def _end(code: int, line: str) -> NoReturn:
+    print(f'hetconv: {line}', file=sys.stderr)
+    sys.exit(code)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Is it Ctrl-C, or what some package makes of it while it is imported?"""
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from .cli_common import Checkpoint, require_parent
-from .errors import UserError
+from .errors import UserError, unknown
 
 __all__ = ['build']
 
@@ -49,8 +49,8 @@ def build(
     sm: Annotated[
         Optional[list[int]],
         _tensorrt(
-            'GPU to build for, 86 for compute capability 8.6, repeatable. Default of tensorrt-rtx: Ampere and later; '
-            'of tensorrt: the GPU that is there.'
+            'GPU to build for, 86 for compute capability 8.6, repeatable. Default of tensorrt-rtx: all that its '
+            'version knows from 80 on; of tensorrt: the GPU that is there.'
         ),
     ] = None,
     batch: Annotated[
@@ -77,7 +77,7 @@ def build(
     from .build import ENGINES, TENSORRT
 
     if engine not in ENGINES:
-        raise UserError(f'nothing is built for engine {engine!r}, only for {", ".join(ENGINES)}')
+        raise unknown('engine to build for', engine, ENGINES)
     given = {
         'precision': precision,
         'lowering': lowering,
@@ -114,6 +114,7 @@ def _build_ort_cpu(
     from .build import build as build_model
     from .export import form_of, save_model
     from .show import bar
+    from .summary import within_text
 
     if threads and not tune:
         raise UserError('--threads is for --tune; a session sets its own when it loads the file')
@@ -124,12 +125,13 @@ def _build_ort_cpu(
         proto, error = build_model(model, engine, checkpoint)
     save_model(proto, output)
     size = f'{output.stat().st_size / 1e6:.1f} MB'
-    print(f'{output}: {model} for {engine}, {size}, {form_of(proto)}, within {error:.0e} of the exported model')
+    print(f'{output}: {model} for {engine}, {size}, {form_of(proto)}, ' + within_text(error, 'the exported model'))
 
 
 def _build_tensorrt(model: str, output: Path, engine: str, checkpoint: Path | None, given: dict[str, Any]) -> None:
     from .build import build_tensorrt
     from .show import bar
+    from .summary import within_text
     from .tensorrt.manifest import manifest_path, save_engine
     from .tensorrt.options import BuildOptions
 
@@ -148,7 +150,7 @@ def _build_tensorrt(model: str, output: Path, engine: str, checkpoint: Path | No
     print(
         f'{output}: {model} for {engine} {manifest.engine_version}, SM {", ".join(map(str, manifest.sms))}, '
         f'{manifest.size / 1e6:.1f} MB, {manifest.precision}, {form}, batch {batches}, '
-        f'graph within {error:.0e} of the exported model'
+        f'graph {within_text(error, "the exported model")}'
     )
 
 

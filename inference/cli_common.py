@@ -7,12 +7,25 @@ from typing import Annotated, Optional
 import typer
 
 from .errors import UserError
+from .files import require_checkpoint
 
 __all__ = ['Checkpoint', 'Model', 'require_parent']
 
 Model = Annotated[str, typer.Argument(help="Name of a model: of `hetconv list`, or timm's.", show_default=False)]
+
+
+def _checkpoint(path: Optional[Path]) -> Optional[Path]:
+    """Before seconds of imports: is it there?"""
+    if path is not None:
+        require_checkpoint(path)
+    return path
+
+
 Checkpoint = Annotated[
-    Optional[Path], typer.Option(help="Weights from timm's train.py; without it they are random.", show_default=False)
+    Optional[Path],
+    typer.Option(
+        help="Weights from timm's train.py; without it they are random.", show_default=False, callback=_checkpoint
+    ),
 ]
 
 

@@ -142,6 +142,8 @@ def load_onnx(path: str | os.PathLike) -> 'onnx.ModelProto':
         raise UserError(f'{path}: {error.strerror}') from error
     except DecodeError as error:
         raise UserError(f'{path} is damaged or no ONNX file; `hetconv export` makes one') from error
+    if not proto.ByteSize():
+        raise UserError(f'{path} is empty; `hetconv export` makes one')
     try:
         metadata(proto)
     except UserError as error:

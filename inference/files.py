@@ -8,7 +8,15 @@ from pathlib import Path
 
 from .errors import UserError
 
-__all__ = ['write_atomically', 'write_together']
+__all__ = ['require_checkpoint', 'write_atomically', 'write_together']
+
+
+def require_checkpoint(path: Path) -> None:
+    """Raises UserError where there is no such file; what is in it is not looked at."""
+    if path.is_dir():
+        raise UserError(f'{path} is a folder; give a file in it, last.pth.tar or model_best.pth.tar')
+    if not path.is_file():
+        raise UserError(f'{path}: no such checkpoint file')
 
 
 def write_atomically(path: Path, data: bytes) -> None:

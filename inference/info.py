@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .models import create_model, dense_twin
+from .summary import within_text
 
 __all__ = ['show_engine', 'show_file', 'show_info', 'show_paper']
 
@@ -86,10 +86,25 @@ def show_engine(path: Path, layers: bool) -> None:
 
     manifest = check(path)
     info = manifest.model
-    print(f'{path}: {info.get("architecture", "a model of no registered name")} for {manifest.engine}, whole')
-    values: dict[str, Any] = manifest.model_dump(exclude={'model', 'layers', 'schema_version'})
-    values['layers'] = len(manifest.layers)
-    for key, value in [*sorted(values.items()), *sorted(info.items())]:
+    print(
+        f'{path}: {info.get("architecture", "a model of no registered name")} for {manifest.engine} '
+        f'{manifest.engine_version}, whole, {manifest.size / 1e6:.1f} MB'
+    )
+    batches = ', '.join(f'{p.min} to {p.max}, best {p.opt}' for p in manifest.profiles)
+    within = within_text(manifest.graph_error, 'the exported model')
+    plugins = ''.join(f', {count} × {name}' for name, count in manifest.plugins.items())
+    chosen = ', '.join(f'{key} {value}' for key, value in manifest.options.items() if value not in (None, False))
+    for heading, text in (
+        ('GPUs', f'SM {", ".join(map(str, manifest.sms))}'),
+        ('batch', batches),
+        ('graph', f'{manifest.precision}, {manifest.lowering}{plugins}, {within}'),
+        ('layers', str(len(manifest.layers)) if manifest.layers else 'not known'),
+        ('options', chosen),
+        ('built', f'{manifest.created}, {manifest.build_seconds:.1f} s'),
+        ('sha256', manifest.sha256),
+    ):
+        print(f'{heading + ":":10}{text}')
+    for key, value in sorted(info.items()):
         print(f'{key}: {f"{value:,}" if isinstance(value, int) else json.dumps(value)}')
     if not layers:
         return

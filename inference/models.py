@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .files import require_checkpoint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -102,17 +101,13 @@ def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
     """
     from timm.models import load_state_dict
 
-    if checkpoint.is_dir():
-        raise UserError(f'{checkpoint} is a folder; give a file in it, last.pth.tar or model_best.pth.tar')
-    if not checkpoint.is_file():
-        raise UserError(f'{checkpoint}: no such checkpoint file')
+    require_checkpoint(checkpoint)
     try:
         return load_state_dict(str(checkpoint), use_ema=True)
-    except Exception as error:  # whatever pickle, zip or safetensors say of a damaged file
-        reason = re.split(r'[.!\n]\s', f'{type(error).__name__}: {error}')[0]
+    except Exception as error:  # whatever pickle, zip or safetensors say of a damaged file, in words of their own
         raise UserError(
-            f'{checkpoint} cannot be read as a checkpoint, it is damaged or not one '
-            f'({textwrap.shorten(reason, 160, placeholder=" …")})'
+            f'{checkpoint} cannot be read as a checkpoint: it is damaged or cut off, or no file of PyTorch (.pth.tar, '
+            f'.pth, .pt) or safetensors'
         ) from error
 
 

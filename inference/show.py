@@ -104,7 +104,7 @@ def show_run(run: Run) -> None:
         console.print(f'interrupted: {kept}', highlight=False)
 
 
-def show_layers(layers: list[LayerTime]) -> None:
+def show_layers(layers: list[LayerTime], batch: int, runs: int) -> None:
     """Print the layers of an engine with their times."""
     console = Console()
     if not console.is_terminal:
@@ -113,7 +113,10 @@ def show_layers(layers: list[LayerTime]) -> None:
     for heading, side in (('ms', 'right'), ('share', 'right'), ('type', 'left'), ('layer', 'left')):
         table.add_column(heading, justify=side, no_wrap=heading != 'layer', overflow='fold')  # type: ignore[arg-type]
     for layer in layers:
-        name = ', '.join(layer.nodes) or layer.name
+        name = ', '.join(dict.fromkeys(layer.nodes)) or layer.name
         table.add_row(f'{layer.ms:.4f}', percent_text(layer.share), layer.type, escape(name))
     console.print(table)
-    print(f'{sum(layer.ms for layer in layers):.4f} ms in {len(layers)} layers, one after another')
+    print(
+        f'{sum(layer.ms for layer in layers):.4f} ms in {len(layers)} layers, each timed alone: '
+        f'median of {runs} executions with random images, batch {batch}'
+    )

@@ -9,7 +9,7 @@ from .rows import LayerRow, Measurement, Row, Run
 
 __all__ = [
     'best_row', 'count_text', 'error_text', 'is_dense', 'layer_text', 'limits_of', 'main_line', 'main_lines', 'ms_text',
-    'percent_text', 'setting_of', 'setting_text', 'times_text', 'warnings_of',
+    'percent_text', 'setting_of', 'setting_text', 'times_text', 'warnings_of', 'within_text',
 ]  # fmt: skip
 
 # Rows are compared at equal threads, batch and precision only.
@@ -37,6 +37,11 @@ def setting_text(setting: Setting) -> str:
     if precision != 'fp32' or not threads:
         parts.append(precision)
     return ', '.join(parts)
+
+
+def within_text(error: float, other: str) -> str:
+    """'within 3e-07 of PyTorch', 'equal to PyTorch'."""
+    return f'within {error:.0e} of {other}' if error else f'equal to {other}'
 
 
 def is_dense(row: Measurement) -> bool:

@@ -2,7 +2,7 @@
 
 import importlib
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from .base import Engine, ModelFiles
 
 __all__ = ['ENGINES', 'Engine', 'ModelFiles', 'installed_engines', 'load_engine']
@@ -33,7 +33,11 @@ def load_engine(name: str) -> type[Engine]:
         UserError: There is no engine of that name, or the package it needs is not installed.
     """
     if name not in ENGINES:
-        raise UserError(f'unknown engine {name!r}; there are {", ".join(ENGINES)}')
+        if name == 'tensorrt-rtx':
+            raise UserError(
+                'TensorRT-RTX only builds here: --engine tensorrt and tensorrt-portable are measured, on a GPU'
+            )
+        raise unknown('engine', name, ENGINES)
     module, attribute = ENGINES[name]
     engine = getattr(importlib.import_module(f'.{module}', __name__), attribute)
     missing = engine.missing_packages()

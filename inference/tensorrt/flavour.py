@@ -6,7 +6,7 @@ import importlib.util
 import re
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 
 __all__ = ['FLAVOURS', 'architectures', 'load', 'log_of']
 
@@ -24,7 +24,7 @@ def load(engine: str) -> Any:
         UserError: Unknown engine; or the package is not installed, has no libraries, or is too old.
     """
     if engine not in FLAVOURS:
-        raise UserError(f'unknown engine {engine!r}; there are {", ".join(FLAVOURS)}')
+        raise unknown('engine', engine, FLAVOURS)
     package, bindings, extra, oldest = FLAVOURS[engine]
     try:
         module = importlib.import_module(package)

@@ -10,11 +10,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UserError
 from ..files import write_together
 from .layers import Layer
+from .options import DATA_CENTRE_SMS
 
 if TYPE_CHECKING:
     from .builder import Built
@@ -29,9 +30,15 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(extra='forbid')
 
-    min: int
+    min: int = Field(ge=1)
     opt: int
     max: int
+
+    @model_validator(mode='after')
+    def _ascending(self) -> 'Profile':
+        if not self.min <= self.opt <= self.max:
+            raise ValueError('min, opt and max do not ascend')
+        return self
 
 
 class Manifest(BaseModel):
@@ -64,12 +71,12 @@ class Manifest(BaseModel):
     model: dict[str, Any]
     engine: Literal['tensorrt', 'tensorrt-rtx']
     engine_version: str
-    sms: list[int]
+    sms: list[int] = Field(min_length=1)
     precision: Literal['fp32', 'fp16', 'bf16']
     lowering: Literal['plugin', 'portable']
-    profiles: list[Profile]
+    profiles: list[Profile] = Field(min_length=1)
     options: dict[str, Any]
-    size: int
+    size: int = Field(ge=1)
     sha256: str
     plugins: dict[str, int]
     graph_error: float
@@ -170,9 +177,10 @@ def check(
     manifest = read_manifest(path)
     size = path.stat().st_size
     if size != manifest.size:
-        cut = 'cut off' if size < manifest.size else 'not the engine that its .json describes'
+        cut = 'cut off, or ' if size < manifest.size else ''
         raise UserError(
-            f'{path} is {cut}: it has {size:,} bytes and should have {manifest.size:,}; build or copy it again'
+            f'{path} is {cut}not the engine that its .json describes: it has {size:,} bytes and should have '
+            f'{manifest.size:,}; build or copy both again'
         )
     if _sha256(path) != manifest.sha256:
         raise UserError(f'{path} is damaged, or not the engine that its .json describes: build or copy both again')
@@ -180,7 +188,8 @@ def check(
         raise UserError(f'{path} is for {manifest.engine}, not for {engine}: build with --engine {engine}')
     if sm is not None and not _runs_on(manifest, sm):
         built_for = ', '.join(map(str, manifest.sms))
-        how = f'--sm {sm}' if manifest.engine == 'tensorrt-rtx' else 'on this machine'
+        rtx = manifest.engine == 'tensorrt-rtx' and sm not in DATA_CENTRE_SMS
+        how = f'with --sm {sm}' if rtx else 'on this machine with --engine tensorrt'
         raise UserError(f'{path} is built for SM {built_for}, this GPU is SM {sm}: build {how}')
     if version is not None and not _loads_in(manifest, version):
         raise UserError(

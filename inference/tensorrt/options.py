@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, unknown
 from ..lowering.precision import PRECISIONS
 from . import gpu
 from .flavour import FLAVOURS, architectures
@@ -16,6 +16,7 @@ LOWERINGS = ('plugin', 'portable')
 HARDWARE = {'ampere-plus': 'AMPERE_PLUS', 'same-sm': 'SAME_COMPUTE_CAPABILITY'}
 PLUGIN_SM = 80  # Triton makes no tensor-core code for what is older
 BF16_SM = 80
+DATA_CENTRE_SMS = (90, 100, 103)  # TensorRT has them, TensorRT-RTX has not
 MAX_LEVEL = 5
 
 
@@ -58,7 +59,7 @@ class BuildOptions:
             (self.hardware_compatible, (None, *HARDWARE), 'hardware compatibility'),
         ):
             if value not in known:
-                raise UserError(f'unknown {what} {value!r}; there are {", ".join(name for name in known if name)}')
+                raise unknown(what, value, (name for name in known if name))
         if not 0 <= self.optimization_level <= MAX_LEVEL:
             raise UserError(f'optimization level {self.optimization_level} is not one of 0 to {MAX_LEVEL}')
         if not self.profiles:
@@ -106,8 +107,8 @@ def _rtx(options: BuildOptions, trt: Any) -> tuple[BuildOptions, list[str]]:
     for sm in sms:
         if sm not in known:
             raise UserError(
-                f'TensorRT-RTX {trt.__version__} builds for SM {", ".join(map(str, known))}, not for {sm}: '
-                f'--engine tensorrt builds for it on such a GPU'
+                f'TensorRT-RTX {trt.__version__} builds for SM {", ".join(map(str, known))}, not for {sm}'
+                + (': on such a GPU, --engine tensorrt builds for it' if sm in DATA_CENTRE_SMS else '')
             )
     if options.precision == 'fp32' and min(sms) < PLUGIN_SM:
         raise UserError(

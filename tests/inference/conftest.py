@@ -1,4 +1,4 @@
-"""Exported models, once a session."""
+"""Exported models, once a session; a machine with a fake GPU."""
 
 import pytest
 
@@ -21,3 +21,13 @@ def exported():
         return cache[name]
 
     return get
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """`machine(...)`: a runner on a fake GPU with a fake TensorRT."""
+    from fake_machine import Machine
+
+    machine = Machine(tmp_path, monkeypatch)
+    with machine.stack:
+        yield machine

@@ -128,6 +128,10 @@ def test_export_bench_report(tmp_path):
         (['build', 'foreign.onnx', '-o', './foreign.onnx'], 'is what is to be built from'),
         (['build', MODEL, '-o', 'm.onnx', '--threads', '2'], '--threads is for --tune'),
         (['bench', MODEL, '--engine', 'tflite'], 'unknown engine'),
+        (['bench', MODEL, '--engine', 'openvin'], 'did you mean openvino?'),
+        (['bench', MODEL, '--engine', 'tensorrt-rtx'], 'TensorRT-RTX only builds'),
+        (['bench', MODEL, '--rounds', 'x'], "Invalid value for '--rounds'"),
+        (['bnch'], "No such command 'bnch'"),
         (['bench', MODEL, '--batch', '0', '--engine', 'torch'], 'batch 0'),
         (['bench', MODEL, '--engine', 'torch', '--json', 'none/run.json'], 'does not exist'),
         (['bench', MODEL, '--engine', 'torch', '--json', 'r.json', '--report', 'text.pth'], 'text.pth'),
@@ -151,6 +155,37 @@ def test_mistakes_cost_one_line_and_exit_code_2(args, words, tmp_path):
     assert result.stderr.startswith('hetconv: ')
     assert len(result.stderr.strip().splitlines()) == 1
     assert sorted(tmp_path.iterdir()) == given, 'something half done was left behind'
+
+
+@pytest.mark.parametrize(
+    'raised',
+    [KeyboardInterrupt(), ImportError('numpy failed')],
+    ids=['as it is', 'as what a package makes of it'],
+)
+def test_ctrl_c_before_there_is_anything_to_keep(raised, monkeypatch, capsys):
+    """In an import, say; some packages answer with an error of their own."""
+    from inference import cli, info
+
+    def interrupted(model, layers):
+        if isinstance(raised, KeyboardInterrupt):
+            raise raised
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise raised  # noqa: B904  as a package does that knows of no Ctrl-C
+
+    monkeypatch.setattr(info, 'show_info', interrupted)
+    monkeypatch.setattr(sys, 'argv', ['hetconv', 'info', MODEL])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr() == ('', 'hetconv: interrupted\n')
+
+
+def test_no_argument_shows_the_help():
+    result = hetconv()
+    assert result.returncode == 2
+    assert 'Usage: ' in result.stdout + result.stderr
 
 
 def test_an_interrupted_bench_without_a_row_replaces_nothing(tmp_path, monkeypatch):

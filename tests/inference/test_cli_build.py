@@ -53,7 +53,8 @@ def test_build_and_info(hetconv, tmp_path):
     assert 1e-5 < manifest.graph_error < 1e-3
     code, output, _ = hetconv('info', 'm.engine', '--layers')
     assert code == 0
-    assert 'm.engine: hetconv_resnet20_cifar_p4 for tensorrt-rtx, whole' in output
+    assert re.match(r'm.engine: hetconv_resnet20_cifar_p4 for tensorrt-rtx \S+, whole, 1.\d MB\n', output)
+    assert re.search(r'^batch: +1 to 64, best 8$', output, re.MULTILINE)
     assert 'macs: 13,812,352' in output
     assert 'correlation' in output
     assert sorted(path.name for path in tmp_path.iterdir()) == ['m.engine', 'm.engine.json', 'model.onnx']
@@ -94,7 +95,15 @@ def large_value(proto):
     [
         (['model.onnx', '-o', 'm.onnx', *RTX], 'm.onnx must end in .engine'),
         (['model.onnx', '-o', 'm.engine'], 'm.engine must end in .onnx'),
-        (['model.onnx', '-o', 'm.engine', '--engine', 'openvino'], 'nothing is built for engine'),
+        (['model.onnx', '-o', 'm.engine', '--engine', 'openvino'], 'unknown engine to build for'),
+        (['model.onnx', '-o', 'm.engine', '--engine', 'tensort-rtx'], 'did you mean tensorrt-rtx?'),
+        (['model.onnx', '-o', 'm.engine', *RTX, '--sm', '8.6'], "Invalid value for '--sm'"),
+        (['model.onnx', '-o', 'm.engine', *RTX, '--sm', '999'], 'not for 999'),
+        (['model.onnx', '-o', 'm.engine', *RTX, '--nosuch'], 'No such option'),
+        (['model.onnx'], "Missing option '--output'"),
+        (['other.engine', '-o', 'm.engine', *RTX], 'other.engine is a result of `hetconv build`'),
+        (['empty.onnx', '-o', 'm.engine', *RTX], 'empty.onnx is empty'),
+        ([SMALL, '-o', 'm.engine', *RTX, '--checkpoint', 'none.pth'], 'none.pth: no such checkpoint file'),
         (['model.onnx', '-o', 'none/m.engine', *RTX], 'does not exist'),
         (['model.onnx', '-o', 'm.engine', *RTX, '--precision', 'int8'], 'unknown precision'),
         (['model.onnx', '-o', 'm.engine', *RTX, '--lowering', 'plugin'], 'TensorRT-RTX has no plugins'),
@@ -110,7 +119,7 @@ def large_value(proto):
         (['model.onnx', '-o', 'm.engine', *RTX, '--hardware-compatible', 'same-sm'], 'has no --hardware-compatible'),
         (['model.onnx', '-o', 'm.engine', *RTX, '--tune'], '--tune is for --engine ort-cpu'),
         (['model.onnx', '-o', 'm.engine', *RTX, '--threads', '2'], '--threads is for --engine ort-cpu'),
-        (['model.onnx', '-o', 'm.engine', *RTX, '--checkpoint', 'c.pth'], 'has its weights already'),
+        (['model.onnx', '-o', 'm.engine', *RTX, '--checkpoint', 'text.onnx'], 'has its weights already'),
         (
             ['model.onnx', '-o', 'm.onnx', '--precision', 'fp16'],
             '--precision is for --engine tensorrt and tensorrt-rtx',
@@ -128,6 +137,7 @@ def large_value(proto):
 )
 def test_mistakes_cost_one_line_and_exit_code_2(args, words, hetconv, tmp_path, exported):
     (tmp_path / 'text.onnx').write_text('no model')
+    (tmp_path / 'empty.onnx').touch()
     (tmp_path / 'folder.engine.json').mkdir()
     for change in (large_weight, large_value):
         proto = onnx.ModelProto()
@@ -138,8 +148,9 @@ def test_mistakes_cost_one_line_and_exit_code_2(args, words, hetconv, tmp_path, 
     code, output, errors = hetconv('build', *args)
     assert code == 2
     assert words in errors
-    assert errors.startswith('hetconv: ')
-    assert len(errors.strip().splitlines()) == 1
+    *progress, line = errors.splitlines()
+    assert line.startswith('hetconv: ')
+    assert all(re.match(r' *\d+ % ', step) for step in progress)
     assert not output
     assert sorted(tmp_path.iterdir()) == given, 'something half done was left behind'
 
@@ -159,6 +170,9 @@ def test_an_engine_of_others_has_no_info(hetconv, tmp_path):
     code, _, errors = hetconv('info', 'other.engine')
     assert code == 2
     assert 'other.engine.json: no such file' in errors
+    code, _, errors = hetconv('info', 'other.engine.json')
+    assert code == 2
+    assert 'give the engine, other.engine' in errors
 
 
 def test_ctrl_c_leaves_nothing(hetconv, tmp_path, monkeypatch):

@@ -67,7 +67,8 @@ def test_the_plugins_are_in_it(tmp_path):
 @pytest.mark.parametrize(
     ('asked', 'words'),
     [
-        (dict(sm=75), 'is built for SM 80, 86, this GPU is SM 75: build --sm 75'),
+        (dict(sm=75), 'is built for SM 80, 86, this GPU is SM 75: build with --sm 75'),
+        (dict(sm=90), 'this GPU is SM 90: build on this machine with --engine tensorrt'),
         (dict(sm=89), 'this GPU is SM 89'),
         (dict(version='1.8.0.1'), 'is built with tensorrt-rtx 1.7.1.116, here is 1.8.0.1: build it again'),
         (dict(version='1.7.1'), 'here is 1.7.1: build it again'),
@@ -173,7 +174,9 @@ def test_a_damaged_manifest(change, words, engine):
 
 def test_a_truncated_engine(engine):
     engine.write_bytes(engine.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r'is cut off: it has 259 bytes and should have 260'):
+    with pytest.raises(
+        UserError, match=r'is cut off, or not the engine that its .json describes: it has 259 bytes and should have 260'
+    ):
         check(engine)
 
 

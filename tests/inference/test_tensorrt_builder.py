@@ -211,7 +211,7 @@ def test_a_network_that_the_builder_refuses(exported, monkeypatch):
 
 REFUSED = [
     (dict(lowering='plugin'), 'TensorRT-RTX has no plugins'),
-    (dict(sms=(90,)), 'not for 90: --engine tensorrt'),
+    (dict(sms=(90,)), 'not for 90: on such a GPU, --engine tensorrt'),
     (dict(sms=(75,), precision='bf16'), 'SM 75 has no bf16'),
     (dict(sms=(75, 86), precision='fp32'), 'no fp32 networks on SM 75'),
     (dict(version_compatible=True), 'has no --version-compatible'),

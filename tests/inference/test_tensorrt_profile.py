@@ -47,13 +47,13 @@ def test_layers_in_their_order(engine):
 
 
 def test_what_is_shown(engine, capsys):
-    show_layers(profile_engine('m.engine'))
+    show_layers(profile_engine('m.engine', 4, 3), 4, 3)
     shown = capsys.readouterr().out
     assert '2.0000' in shown
     assert '50%' in shown
     assert 'node_conv, node_relu' in shown
     assert 'reformat' in shown
-    assert '4.0000 ms in 2 layers' in shown
+    assert '4.0000 ms in 2 layers, each timed alone: median of 3 executions with random images, batch 4' in shown
 
 
 def test_a_model_without_a_size_is_told(engine):
