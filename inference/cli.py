@@ -10,6 +10,7 @@ import typer
 
 from .cli_build import build
 from .cli_common import Checkpoint, Model, require_parent
+from .cli_reproduce import reproduce
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def export(
 
 
 app.command()(build)  # of cli_build.py
+app.command()(reproduce)  # of cli_reproduce.py
 
 
 @app.command()
