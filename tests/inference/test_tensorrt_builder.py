@@ -67,9 +67,19 @@ def test_an_engine_without_a_gpu(name, sms, exported):
 
 
 @needs_rtx
+@pytest.mark.engines
 @pytest.mark.long
 @pytest.mark.parametrize('name', timm.list_models('hetconv_*'))
-def test_every_model_builds_for_every_gpu(name):
+def test_every_model_builds_for_all_gpus_at_once(name):
+    model = create_model(name)
+    proto = export_model(model)
+    check(build_engine(proto, rtx(sms=SMS)), proto, model)
+
+
+@needs_rtx
+@pytest.mark.long
+@pytest.mark.parametrize('name', timm.list_models('hetconv_*'))
+def test_every_model_builds_for_each_gpu(name):
     model = create_model(name)
     proto = export_model(model)
     lowered = lower(proto, rtx())
