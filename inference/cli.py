@@ -223,16 +223,32 @@ def profile(
 
 @app.command()
 def report(
-    json: Annotated[Path, typer.Argument(help='What `hetconv bench --json` wrote.', show_default=False)],
+    json: Annotated[
+        Path,
+        typer.Argument(
+            help='What `hetconv bench --json` wrote; or the folder of what `hetconv reproduce` wrote.',
+            show_default=False,
+        ),
+    ],
     output: Annotated[Path, typer.Option('--output', '-o', help='Folder to write to.')] = Path('out/report'),
     accuracy: Annotated[
         Optional[list[Path]],
         typer.Option(help='What benchmarks/train_export_compare.py --json wrote, repeatable.', show_default=False),
     ] = None,
 ) -> None:
-    """Make the page and its Markdown twin from a bench run."""
+    """Make the page and its Markdown twin from a bench run, or the page of accuracies from a folder of results."""
     from .rows import Run
 
+    if json.is_dir():
+        from .reproduce.report import write_accuracy
+
+        if accuracy:
+            raise UserError(f'--accuracy goes with a bench run, and {json} is a folder of results')
+        _check_report_folder(output)
+        output.mkdir(parents=True, exist_ok=True)
+        for path in write_accuracy(json, output):
+            print(path)
+        return
     _write_report(Run.load(json), output, accuracy or [])
 
 

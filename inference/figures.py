@@ -19,9 +19,19 @@ from timm_hetconv.reference import dense_mask
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ['FIGURES', 'INK', 'convolution_stages', 'figure_filters', 'figure_latency', 'figure_order', 'to_svg']
+__all__ = [
+    'FIGURES',
+    'INK',
+    'convolution_stages',
+    'figure_filters',
+    'figure_latency',
+    'figure_order',
+    'stand_alone',
+    'to_svg',
+]
 
 INK = '#000000'
+_ALONE = '#787c82'  # reads on light and dark pages
 # Black and white text both have a contrast of about 4.5 on these.
 KXK_COLOUR = '#2f76c9'
 ONE_COLOUR = '#c06014'
@@ -223,6 +233,11 @@ def to_svg(figure: 'Figure') -> str:
     text = buffer.getvalue()
     # matplotlib writes no fill at all for black text, so that has to come from the root.
     return text[text.index('<svg') :].replace(INK, 'currentColor').replace('<svg ', '<svg fill="currentColor" ', 1)
+
+
+def stand_alone(svg: str) -> str:
+    """The element of `to_svg` as a file of its own, which has no page around it to take its colour from."""
+    return svg.replace('<svg ', f'<svg style="color:{_ALONE}" ', 1)
 
 
 # Title, then the function that draws it.

@@ -27,7 +27,7 @@ _WIDTH = 4.6
 _LONG, _SHORT = 48, 22
 
 
-def _panel(height: float, title: str, legend: bool) -> tuple['Figure', Any]:
+def panel(height: float, title: str, legend: bool) -> tuple['Figure', Any]:
     """An empty panel; heights are inches of the plotting area."""
     from matplotlib.figure import Figure
 
@@ -42,7 +42,7 @@ def _panel(height: float, title: str, legend: bool) -> tuple['Figure', Any]:
     return figure, ax
 
 
-def _legend(figure: 'Figure', handles: list[Any], names: Iterable[str], columns: int = 4) -> None:
+def legend(figure: 'Figure', handles: list[Any], names: Iterable[str], columns: int = 4) -> None:
     figure.legend(
         handles, [_text(name, _SHORT) for name in names], loc='outside lower left', ncols=columns, frameon=False,
         fontsize=_SMALL, labelcolor=INK, handlelength=1.2, columnspacing=1.2, handletextpad=0.5, borderpad=0,
@@ -92,7 +92,7 @@ def plot_speedup(run: Run) -> list['Figure']:
     for setting in _settings(rows):
         here = [row for row in rows if setting_of(row) == setting]
         models = list(dict.fromkeys(row.model for row in here))
-        figure, ax = _panel(0.85 * len(models), setting_text(setting), legend=True)
+        figure, ax = panel(0.85 * len(models), setting_text(setting), legend=True)
         for i, model in enumerate(models):
             ax.plot([1, 1], [i - 0.26, i + 0.42], linewidth=0.8, color=_MUTED, zorder=0)
             best = best_row(row for row in here if row.model == model)
@@ -105,7 +105,7 @@ def plot_speedup(run: Run) -> list['Figure']:
         ax.set_xlim(0, 1.15 * longest)
         ax.set_xlabel('speed-up over the dense twin', fontsize=_SMALL, color=INK)
         handles = [ax.barh(0, 0, color=_COLOURS[colour], alpha=alpha) for _, _, colour, alpha in bars]
-        _legend(figure, handles, [name for name, *_ in bars])
+        legend(figure, handles, [name for name, *_ in bars])
         figures.append(figure)
     return figures
 
@@ -123,7 +123,7 @@ def plot_realised(run: Run) -> list['Figure']:
     parts = sorted({part for part, _ in points})
     figures = []
     for setting, by_arch in sorted(lines.items()):
-        figure, ax = _panel(2.4, setting_text(setting), legend=True)
+        figure, ax = panel(2.4, setting_text(setting), legend=True)
         ax.grid(axis='y', color=_MUTED, alpha=0.3, linewidth=0.6)
         ax.axhline(100, linewidth=0.8, color=_MUTED, zorder=0)
         for arch, line in by_arch.items():
@@ -139,7 +139,7 @@ def plot_realised(run: Run) -> list['Figure']:
         ax.set_ylim(0, max(108.0, *(108 * share for _, share in points)))
         ax.set_xlabel('P', fontsize=_SMALL, color=INK)
         ax.set_ylabel('realised, %', fontsize=_SMALL, color=INK)
-        _legend(figure, ax.get_lines()[1:], list(by_arch), columns=2)
+        legend(figure, ax.get_lines()[1:], list(by_arch), columns=2)
         figures.append(figure)
     return figures
 
@@ -161,7 +161,7 @@ def plot_latency(run: Run) -> list['Figure']:
     for setting in _settings(rows):
         here = [row for row in rows if setting_of(row) == setting]
         models = list(dict.fromkeys(row.model for row in here))
-        figure, ax = _panel((0.3 + 0.11 * len(names)) * len(models), setting_text(setting), legend=True)
+        figure, ax = panel((0.3 + 0.11 * len(names)) * len(models), setting_text(setting), legend=True)
         ax.grid(axis='x', color=_MUTED, alpha=0.3, linewidth=0.6)
         for i in range(1, len(models)):
             ax.axhline(i - 0.53, color=_MUTED, alpha=0.3, linewidth=0.6)
@@ -178,7 +178,7 @@ def plot_latency(run: Run) -> list['Figure']:
         styles = [(_COLOURS[j % len(_COLOURS)], _MARKERS[(j + j // len(_COLOURS)) % len(_MARKERS)])
                   for j in range(len(names))]  # fmt: skip
         handles = [ax.plot([], [], color=c, marker=m, markersize=4.5, linestyle='none')[0] for c, m in styles]
-        _legend(figure, handles, names, columns=3)
+        legend(figure, handles, names, columns=3)
         figures.append(figure)
     return figures
 
@@ -208,7 +208,7 @@ def plot_layers(run: Run) -> list['Figure']:
     figures = []
     for (setting, model), here in sorted(panels.items()):
         shapes = list(dict.fromkeys(map(layer_text, here)))
-        figure, ax = _panel(0.4 * len(shapes), f'{model.removeprefix("hetconv_")}, {setting_text(setting)}', False)
+        figure, ax = panel(0.4 * len(shapes), f'{model.removeprefix("hetconv_")}, {setting_text(setting)}', False)
         ax.axvline(100, linewidth=0.8, color=_MUTED, zorder=0)
         for i, shape in enumerate(shapes):
             share = max(row.realised or 0 for row in here if layer_text(row) == shape)

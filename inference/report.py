@@ -69,9 +69,6 @@ METHOD = (
 # What `describe_environment` says of the machine; everything else in there is the version of a package.
 _MACHINE = ('cpu', 'cores', 'isa', 'load', 'os', 'python')
 
-# As bright as the middle between a white page and a black one, for pictures that stand alone.
-_ALONE = '#787c82'
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -204,13 +201,12 @@ def _drawings() -> list[Chart]:
 
 
 def _picture(name: str, caption: str, figure: 'Figure') -> Picture:
-    from .figures import to_svg
+    from .figures import stand_alone, to_svg
 
     titles = [ax.get_title(loc='left') for ax in figure.axes if ax.get_title(loc='left')]
     alt = ': '.join([caption, *titles]).replace(r'\$', '$')
     svg = re.sub(r'\s*<metadata>.*?</metadata>', '', to_svg(figure), count=1, flags=re.DOTALL)
-    # A file of its own has no page around it to take its colour from.
-    alone = svg.replace('<svg ', f'<svg style="color:{_ALONE}" ', 1)
+    alone = stand_alone(svg)
     # Inline pictures share one name space: give every id the name of its picture.
     inline = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{name}-', svg)
     # The size comes from the page, in proportion to the view box.

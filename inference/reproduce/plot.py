@@ -1,0 +1,68 @@
+"""Top-1 over multiply-accumulates: HetConv, its rivals and pruned networks, every seed a dot."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..figures import INK, KXK_COLOUR, ONE_COLOUR, stand_alone, to_svg
+from ..plots import legend, panel
+from .summary import Group, Row
+
+__all__ = ['plot_accuracy']
+
+_KINDS = {  # colour, marker, name
+    'hetconv': (KXK_COLOUR, 'o', 'HetConv'),
+    'se': ('#23926a', 's', 'HetConv with SE'),
+    'rival': ('#b3589a', 'D', 'rivals'),
+    'pruned': ('#808080', '^', 'pruned'),
+}
+
+
+def _kind(row: Row) -> str:
+    if row.conv.endswith('_se'):
+        return 'se'
+    return 'hetconv' if row.kind in ('dense', 'hetconv') or row.conv == 'pc' else row.kind
+
+
+def plot_accuracy(groups: Sequence[Group]) -> bytes:
+    """An SVG of one panel: the group with most rows.
+
+    Args:
+        groups: Of `summary.groups`; at least one.
+    """
+    group = max(groups, key=lambda group: len(group.rows))
+    figure, ax = panel(2.6, f'{group.arch}, {group.epochs} epochs, {group.data}', True)
+    handles, names = [], []
+    for kind, (colour, marker, name) in _KINDS.items():
+        rows = [row for row in group.rows if _kind(row) == kind]
+        if not rows:
+            continue
+        for row in rows:
+            ax.plot([row.macs / 1e6] * len(row.top1), row.top1, '.', color=colour, markersize=3, alpha=0.7)
+        line = '-' if kind in ('hetconv', 'se') else 'none'
+        handles += ax.plot(
+            [row.macs / 1e6 for row in rows],
+            [row.mean for row in rows],
+            linestyle=line,
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1,
+        )
+        names.append(name)
+        _label(ax, rows, colour)
+    ax.set_xscale('log')
+    ax.set_xlabel('million multiply-accumulates', fontsize=8.5, color=INK)
+    ax.set_ylabel('top-1, %', fontsize=8.5, color=INK)
+    ax.xaxis.set_major_formatter('{x:g}')
+    ax.xaxis.set_minor_formatter('{x:g}')
+    ax.tick_params(axis='x', which='minor', labelsize=8.5, color=INK, labelcolor=INK)
+    ax.grid(axis='y', color=ONE_COLOUR, alpha=0.15)
+    ax.margins(x=0.1, y=0.12)
+    legend(figure, handles, names, columns=2)
+    return stand_alone(to_svg(figure)).encode()
+
+
+def _label(ax: Any, rows: Sequence[Row], colour: str) -> None:
+    for row in rows:
+        name = row.conv.removesuffix('_se')
+        ax.annotate(name, (row.macs / 1e6, row.mean), (4, 4), textcoords='offset points', fontsize=7, color=colour)

@@ -1,0 +1,81 @@
+"""The page of all results: docs/accuracy.md, with its picture."""
+
+import os
+from pathlib import Path
+
+from ..files import write_together
+from .plot import plot_accuracy
+from .results import Result
+from .summary import Difference, Group, Row, claims, difference, groups
+
+__all__ = ['write_accuracy']
+
+
+def write_accuracy(results: Path, folder: Path) -> list[Path]:
+    """Write `accuracy.md` and `accuracy.svg`.
+
+    Args:
+        results: Folder of the files of `hetconv reproduce`.
+        folder: An existing folder.
+
+    Returns:
+        The page and the picture.
+
+    Raises:
+        UserError: There are no results, one is damaged, or the folder cannot be written to.
+    """
+    import jinja2
+
+    from .results import load_results
+
+    load_results(results)  # its errors
+    paths = sorted(results.rglob('*.json'))
+    found = groups([(os.path.relpath(path, folder), Result.load(path)) for path in paths])
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('inference'),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # Markdown, of our own names and numbers: nothing to escape
+    page, picture = folder / 'accuracy.md', folder / 'accuracy.svg'
+    text = environment.get_template('accuracy.md.j2').render(
+        plot=picture.name,
+        groups=found,
+        claims=[(group, claim) for group in found for claim in claims(group)],
+        limits=_limits(found),
+        top1=_top1,
+        interval=_interval,
+        linked=_linked,
+        over_dense=_over_dense,
+        published=lambda group: any(row.published for row in group.rows),
+    )
+    write_together({page: text.encode(), picture: plot_accuracy(found)})
+    return [page, picture]
+
+
+def _limits(found: list[Group]) -> str:
+    epochs = max(group.epochs for group in found)
+    return f": the longest run here has {epochs} epochs, the recipes with the paper's settings have 200"
+
+
+def _top1(row: Row) -> str:
+    return f'{row.mean:.2f}' + (f' ({len(row.top1)} seeds)' if len(row.top1) > 1 else ' (one seed)')
+
+
+def _interval(apart: Difference) -> str:
+    return 'one seed' if apart.low is None else f'{apart.low:+.2f} to {apart.high:+.2f}'
+
+
+def _linked(row: Row) -> str:
+    links = ' '.join(f'[{index}]({file})' for index, file in enumerate(row.files))
+    return f'`{row.model}` {links}'
+
+
+def _over_dense(group: Group, row: Row) -> str:
+    """Two cells: points over the dense row with or without SE, and their interval."""
+    dense = group.row('p1_se' if row.conv.endswith('_se') else 'p1')
+    if dense is None or dense is row:
+        return ' | '
+    apart = difference(row, dense)
+    return f'{apart.points:+.2f} | {_interval(apart)}'

@@ -1,0 +1,218 @@
+"""What many runs say together: a mean and a spread a model, differences with their uncertainty, the paper's claims."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from timm_hetconv import parse_variant
+from timm_hetconv.paper.tables import ACCURACIES, FIGURES
+
+from .results import Result
+
+__all__ = ['Claim', 'Difference', 'Group', 'Row', 'claims', 'difference', 'groups']
+
+# 97.5 % quantile of Student's t by degrees of freedom; above these the normal distribution's is near enough.
+_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
+# A rival of so much more than our own MACs counts as equal.
+EQUAL = 1.02
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one model.
+
+    Attributes:
+        model: Registered name; of a pruned network its name, '+' and the method.
+        conv: 'p4', 'gwc4', 'dwc', 'pc', with '_se' where it has it; '+l1', ... of a pruned one.
+        macs, params: Of the network.
+        top1: Per cent, a seed each.
+        published: The paper's top-1 of the network on the original CIFAR-10, as printed; None where it is not known.
+        files: Names of the results.
+    """
+
+    model: str
+    conv: str
+    macs: int
+    params: int
+    top1: tuple[float, ...]
+    published: str | None
+    files: tuple[str, ...]
+
+    @property
+    def mean(self) -> float:
+        """Of the seeds."""
+        return statistics.fmean(self.top1)
+
+    @property
+    def kind(self) -> str:
+        """'dense', 'hetconv', 'rival' or 'pruned'."""
+        if self.conv.startswith('+'):
+            return 'pruned'
+        plain = self.conv.removesuffix('_se')
+        if plain == 'p1':
+            return 'dense'
+        return 'hetconv' if plain[0] == 'p' and plain[1:].isdigit() else 'rival'
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be compared: one network, recipe, number of epochs and data set.
+
+    Attributes:
+        arch: 'resnet20_cifar'.
+        data: Name of the data set.
+        recipe: Its name.
+        epochs: How many.
+        rows: Most MACs first.
+        seconds: Of all the runs.
+    """
+
+    arch: str
+    data: str
+    recipe: str
+    epochs: int
+    rows: tuple[Row, ...]
+    seconds: float
+
+    def row(self, conv: str) -> Row | None:
+        """The row of a convolution, 'p4_se'."""
+        return next((row for row in self.rows if row.conv == conv), None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between two rows, in points of top-1.
+
+    Attributes:
+        points: Mean of one less mean of the other.
+        low, high: 95 % interval by Student's t with pooled variance; None with one seed each.
+    """
+
+    points: float
+    low: float | None
+    high: float | None
+
+    @property
+    def verdict(self) -> str:
+        """'higher', 'lower', 'not told apart', or 'one seed'."""
+        if self.low is None or self.high is None:
+            return 'one seed'
+        if self.low > 0:
+            return 'higher'
+        return 'lower' if self.high < 0 else 'not told apart'
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One of the paper's claims against two rows.
+
+    Attributes:
+        text: The claim, about these rows.
+        ours, other: The rows.
+        difference: Between them.
+        verdict: 'held', 'did not hold', 'not decided'.
+    """
+
+    text: str
+    ours: Row
+    other: Row
+    difference: Difference
+    verdict: str
+
+
+def _split(model: str) -> tuple[str, str]:
+    """Network and convolution: ('resnet20_cifar', 'p4_se'), or ('resnet20_cifar', '+l1') of a pruned one."""
+    name, plus, method = model.partition('+')
+    variant = parse_variant(name if name.startswith('hetconv_') else f'hetconv_{name}')
+    conv = f'+{method}' if plus else variant['conv'] + ('_se' if variant['se'] else '')
+    return variant['arch'], conv
+
+
+def _published(model: str) -> str | None:
+    rows = {figure.row for figure in FIGURES if figure.table == 1 and figure.model == model}
+    return next((ACCURACIES[row] for row in rows if row in ACCURACIES), None)
+
+
+def groups(results: Sequence[tuple[str, Result]]) -> list[Group]:
+    """Results with the names of their files, put together."""
+    found: dict[tuple[str, str, str, int], list[tuple[str, Result]]] = {}
+    for name, result in results:
+        key = _split(result.model)[0], str(result.data['name']), result.recipe, result.epochs
+        found.setdefault(key, []).append((name, result))
+    return [
+        Group(*key, _rows(members), sum(result.seconds for _, result in members))
+        for key, members in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+
+
+def _rows(members: Sequence[tuple[str, Result]]) -> tuple[Row, ...]:
+    by_model: dict[str, list[tuple[str, Result]]] = {}
+    for name, result in members:
+        by_model.setdefault(result.model, []).append((name, result))
+    rows = []
+    for model, of_model in by_model.items():
+        of_model = sorted(of_model, key=lambda member: member[1].seed)
+        first = of_model[0][1]
+        rows.append(
+            Row(
+                model=model,
+                conv=_split(model)[1],
+                macs=first.macs,
+                params=first.params,
+                top1=tuple(result.top1 for _, result in of_model),
+                published=_published(model),
+                files=tuple(name for name, _ in of_model),
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (-row.macs, row.model)))
+
+
+def difference(ours: Row, other: Row) -> Difference:
+    """How much better `ours` is, and how well that is known."""
+    points = ours.mean - other.mean
+    free = len(ours.top1) + len(other.top1) - 2
+    if min(len(ours.top1), len(other.top1)) < 2:
+        return Difference(points, None, None)
+    squares = sum((value - row.mean) ** 2 for row in (ours, other) for value in row.top1)
+    error = math.sqrt(squares / free * (1 / len(ours.top1) + 1 / len(other.top1)))
+    half = _T.get(free, 1.96) * error
+    return Difference(points, points - half, points + half)
+
+
+def claims(group: Group) -> list[Claim]:
+    """The paper's claims, as far as there are rows to hold them against.
+
+    * P=4 costs no accuracy (tables 1, 3, 5 and 6): it did not hold where P=4 is lower beyond the interval.
+    * HetConv is better than GWC + PWC and DWC + PWC at equal or fewer FLOPs (table 1).
+    * It is better than pruning at equal or fewer FLOPs (tables 2, 3, 5 and 6).
+    """
+    found = []
+    for se in ('', '_se'):
+        dense, ours = group.row(f'p1{se}'), group.row(f'p4{se}')
+        if dense and ours:
+            text = 'P=4 costs no accuracy' + (' with SE' if se else '')
+            apart = difference(ours, dense)
+            held = {'higher': 'held', 'lower': 'did not hold'}.get(apart.verdict, 'not decided')
+            found.append(Claim(text, ours, dense, apart, held))
+    for other in group.rows:
+        if other.kind not in ('rival', 'pruned') or other.conv.startswith('pc'):  # PC is HetConv at its largest P
+            continue
+        candidates = [
+            row
+            for row in group.rows
+            if row.macs <= EQUAL * other.macs
+            and (row.kind == 'hetconv' or row.conv.startswith('pc'))
+            and row.conv.endswith('_se') == other.conv.endswith('_se')
+        ]
+        if candidates:
+            ours = max(candidates, key=lambda row: row.macs)
+            apart = difference(ours, other)
+            held = {'higher': 'held', 'lower': 'did not hold'}.get(apart.verdict, 'not decided')
+            found.append(Claim(f'HetConv is better than {_called(other)}', ours, other, apart, held))
+    return found
+
+
+def _called(row: Row) -> str:
+    names = {'gwc4': 'GWC4 + PWC', 'dwc': 'DWC + PWC'}
+    return f'pruning ({row.conv[1:]})' if row.kind == 'pruned' else names.get(row.conv, row.conv)

@@ -1,0 +1,138 @@
+"""Means, intervals and verdicts of made-up runs, and the page and the picture of them."""
+
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from inference import cli
+from inference.errors import UserError
+from inference.reproduce.report import write_accuracy
+from inference.reproduce.results import Epoch, Result
+from inference.reproduce.summary import Row, claims, difference, groups
+
+MACS = {'p1': 40_813_184, 'p4': 13_812_352, 'gwc4': 13_947_520, 'dwc': 5_700_000, 'pc': 5_600_000, 'p4_se': 13_820_000}
+
+
+def result(conv='p4', top1=80.0, seed=0, model=None, epochs=2, data='CIFAR-10 (JPEG)'):
+    curve = [Epoch(epoch=i, train_loss=1, val_loss=1, top1=top1 - epochs + 1 + i, top5=99) for i in range(epochs)]
+    return Result(
+        created='2026-11-25', model=model or f'hetconv_resnet20_cifar_{conv}', macs=MACS.get(conv, 13_800_000),
+        params=100, recipe='cifar_short', settings={}, seed=seed, epochs=epochs, curve=curve, top1=top1,
+        data={'name': data}, code={}, versions={}, machine={}, seconds=60, resumed_at=[],
+    )  # fmt: skip
+
+
+def three(conv, *top1, **settings):
+    return [result(conv, value, seed, **settings) for seed, value in enumerate(top1)]
+
+
+def grouped(results):
+    return groups([(f'{index}.json', one) for index, one in enumerate(results)])
+
+
+def row(*top1):
+    return Row('m', 'p4', 1, 1, top1, None, ())
+
+
+def test_interval_by_hand():
+    """Pooled variance 1, error sqrt(2/3), t of 4 degrees of freedom 2.776."""
+    apart = difference(row(80, 81, 82), row(78, 79, 80))
+    assert apart.points == 2
+    half = 2.776 * math.sqrt(2 / 3)
+    assert (apart.low, apart.high) == pytest.approx((2 - half, 2 + half))
+    assert apart.verdict == 'not told apart'
+
+
+@pytest.mark.parametrize(
+    ('ours', 'other', 'verdict'),
+    [
+        ((80, 80.1, 80.2), (70, 70.1, 70.2), 'higher'),
+        ((70, 70.1, 70.2), (80, 80.1, 80.2), 'lower'),
+        ((80, 82, 84), (81, 83, 80), 'not told apart'),
+        ((80,), (70, 70.1, 70.2), 'one seed'),
+        ((80,), (70,), 'one seed'),
+        ((80, 80), (80, 80), 'not told apart'),
+    ],
+)
+def test_verdicts(ours, other, verdict):
+    assert difference(row(*ours), row(*other)).verdict == verdict
+
+
+def test_runs_that_may_not_be_compared_are_apart():
+    found = grouped([result(), result('p1'), result(epochs=3), result(data='CIFAR-10')])
+    assert [(group.epochs, group.data, len(group.rows)) for group in found] == [
+        (2, 'CIFAR-10 (JPEG)', 2),
+        (2, 'CIFAR-10', 1),
+        (3, 'CIFAR-10 (JPEG)', 1),
+    ]
+
+
+def test_rows_of_a_group():
+    (group,) = grouped([*three('p4', 80, 82, 81), result('p1', 85), result(model='resnet20_cifar_p1+l1')])
+    assert [row.conv for row in group.rows] == ['p1', 'p4', '+l1']
+    assert [row.kind for row in group.rows] == ['dense', 'hetconv', 'pruned']
+    assert group.row('p4').top1 == (80, 82, 81)
+    assert group.row('p4').mean == 81
+    assert group.row('p4').files == ('0.json', '1.json', '2.json')
+    assert group.row('p8') is None
+    assert group.seconds == 300
+
+
+def test_claims_take_ours_at_equal_or_fewer_macs():
+    (group,) = grouped(
+        [
+            *three('p1', 85, 85.1, 85.2),
+            *three('p4', 84, 84.1, 84.2),
+            *three('gwc4', 80, 80.1, 80.2),
+            *three('dwc', 70, 71, 72),
+            *three('pc', 70.5, 71, 71.5),
+            result('p4_se', 90),
+            *three('p1', 83, 84, 85, model='hetconv_resnet20_cifar_p1+l1'),
+        ]
+    )
+    said = {claim.text: (claim.ours.conv, claim.other.conv, claim.verdict) for claim in claims(group)}
+    assert said == {
+        'P=4 costs no accuracy': ('p4', 'p1', 'did not hold'),
+        'HetConv is better than GWC4 + PWC': ('p4', 'gwc4', 'held'),
+        'HetConv is better than DWC + PWC': ('pc', 'dwc', 'not decided'),
+        'HetConv is better than pruning (l1)': ('p4', '+l1', 'not decided'),
+    }
+
+
+def test_what_the_paper_prints_stands_beside_it():
+    found = grouped([result(model='hetconv_vgg16_cifar_p4'), result(model='hetconv_vgg16_cifar_p4_se')])
+    assert {row.conv: row.published for row in found[0].rows} == {'p4': '93.93', 'p4_se': None}
+
+
+def test_page_and_picture(tmp_path):
+    (tmp_path / 'results').mkdir()
+    results = [*three('p1', 85, 85.1, 85.2), *three('p4', 84, 84.1, 84.2), result('p4_se', 86), result('gwc4', 83)]
+    for one in results:
+        one.save(tmp_path / 'results' / f'{one.model}-s{one.seed}.json')
+    (tmp_path / 'docs').mkdir()
+    page, picture = write_accuracy(tmp_path / 'results', tmp_path / 'docs')
+    text = page.read_text()
+    assert re.search(r'P=4 costs no accuracy .* \| -1.00 \| -1.23 to -0.77 \| \*\*did not hold\*\* \|', text)
+    assert '`hetconv_resnet20_cifar_p4` [0](../results/hetconv_resnet20_cifar_p4-s0.json)' in text
+    assert re.search(r'cifar_p4` .* \| 13,812,352 \| 100 \| 3 \| 84.10 \| 84.00–84.20 \| -1.00 \|', text)
+    for link in re.findall(r'\]\(([^)]*\.json)\)', text):
+        assert (page.parent / link).is_file()
+    assert ElementTree.parse(picture).getroot().tag.endswith('svg')
+    assert '{' not in text
+    again = [path.read_bytes() for path in (page, picture)]
+    result_ = CliRunner().invoke(cli.app, ['report', str(tmp_path / 'results'), '-o', str(tmp_path / 'docs')])
+    assert result_.exit_code == 0, result_.output
+    assert [path.read_bytes() for path in (page, picture)] == again
+
+
+def test_nothing_half_written(tmp_path):
+    (tmp_path / 'results').mkdir()
+    with pytest.raises(UserError, match='has no results'):
+        write_accuracy(tmp_path / 'results', tmp_path)
+    (tmp_path / 'results' / 'x.json').write_text('{}')
+    with pytest.raises(UserError, match=r'x.json is no result'):
+        write_accuracy(tmp_path / 'results', tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['results']
