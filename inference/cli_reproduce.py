@@ -10,7 +10,7 @@ __all__ = ['reproduce']
 
 
 def reproduce(
-    table: Annotated[str, typer.Argument(help="The paper's table, 1 to 6, or resnet20.", show_default=False)],
+    table: Annotated[str, typer.Argument(help="The paper's table, 1 to 6; resnet20; or fashion.", show_default=False)],
     timm_dir: Annotated[Path, typer.Option(help="A clone of timm's repository.", show_default=False)],
     data_dir: Annotated[Path, typer.Option(help='Images: train/CLASS/ and val/CLASS/ in it.', show_default=False)],
     rows: Annotated[

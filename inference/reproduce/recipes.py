@@ -65,6 +65,9 @@ TABLES = {
         'cifar_short',
         _variants('resnet20_cifar', 'p1', 'p2', 'p4', 'p8', 'p1_se', 'p4_se', 'gwc4', 'dwc', 'pc'),
     ),
+    'fashion': Table(
+        'ResNet-20 on Fashion-MNIST, whose images may be shared', 'fashion_short', _variants('resnet20_cifar', 'p4')
+    ),
 }
 
 
@@ -106,7 +109,7 @@ def rows_of(table: str, rows: list[str] | None = None) -> list[str]:
     """Names of the models of a table, or of some of its rows.
 
     Args:
-        table: '1' to '6', or 'resnet20'.
+        table: '1' to '6', 'resnet20' or 'fashion'.
         rows: Names of models or what stands after their network: 'hetconv_vgg16_cifar_p4', 'p4', 'p4_se'. None for all.
 
     Raises:
