@@ -94,7 +94,7 @@ def test_a_step(table, tmp_path):
         [
             sys.executable, '-m', 'timm_hetconv', f'{CLONE}/train.py', '--config', recipe.path, '--model',
             rows_of(table)[-1], '--data-dir', tmp_path / 'images', '--epochs', '1', '--batch-size', '8', '--device',
-            'cpu', '--no-prefetcher', '--workers', '0', '--output', tmp_path, '--experiment', 'run', '--warmup-epochs',
+            'cpu', '--no-prefetcher', '--workers', '1', '--output', tmp_path, '--experiment', 'run', '--warmup-epochs',
             '0',
         ],
         capture_output=True, text=True,
