@@ -1,11 +1,10 @@
-"""The CPU kernels in eager PyTorch: the operator `hetconv::conv2d_cpu`, inference only.
+"""The CPU kernels in eager PyTorch: `conv2d`, which for inference is the operator `hetconv::conv2d_cpu`.
 
 Arguments and result are those of `hetconv::conv2d` (see timm_hetconv/ops.py), with 'same' padding. The result is in
 channels_last. `timm_hetconv.HetConv2d` finds `conv2d` through the entry point `timm_hetconv.kernels` and decides when
 to take it (see timm_hetconv/cpu_kernel.py). Importing this module raises `UserError` where the library is not built.
 """
 
-import ctypes
 import weakref
 from typing import NamedTuple
 
@@ -16,6 +15,8 @@ from torch.utils.flop_counter import flop_registry
 from timm_hetconv.ops import grouped_kernel
 
 from .kernels.cpu import Layer, checksum, instruction_sets
+from .torch_cpu_threads import OPENMP
+from .torch_cpu_training import differentiable_conv2d
 
 __all__ = ['conv2d']
 
@@ -25,18 +26,6 @@ SCHEMA = (
     '(Tensor x, Tensor weight, Tensor weight_kxk, Tensor? bias, '
     'SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation) -> Tensor'
 )
-
-
-def _openmp() -> int | None:
-    """The address of GOMP_parallel in the OpenMP runtime that PyTorch runs on, or None."""
-    try:
-        # The linker looks through all that PyTorch's own module was linked to, wherever that lies.
-        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value
-    except (OSError, AttributeError):  # a build of PyTorch with other threads
-        return None
-
-
-_OPENMP = _openmp()
 
 
 class _Entry(NamedTuple):
@@ -73,7 +62,7 @@ def _packed(weight: Tensor, weight_kxk: Tensor, bias: Tensor | None, *geometry: 
     threads = torch.get_num_threads()
     key = (
         *(
-            None if t is None else (t.shape, checksum(t.data_ptr(), t.numel() * 4, threads, _OPENMP))
+            None if t is None else (t.shape, checksum(t.data_ptr(), t.numel() * 4, threads, OPENMP))
             for t in (weight, weight_kxk, bias)
         ),
         geometry,
@@ -125,7 +114,7 @@ def _run(x: Tensor, weight: Tensor, weight_kxk: Tensor, bias: Tensor | None, *ge
         device=x.device,
         memory_format=torch.channels_last,
     )
-    layer.run_at(x.data_ptr(), None, y.data_ptr(), batch, height, width, torch.get_num_threads(), _OPENMP)
+    layer.run_at(x.data_ptr(), None, y.data_ptr(), batch, height, width, torch.get_num_threads(), OPENMP)
     return y
 
 
@@ -139,5 +128,18 @@ def _(x, weight, weight_kxk, bias, *geometry):
     )
 
 
-conv2d = torch.ops.hetconv.conv2d_cpu.default
 flop_registry[torch.ops.hetconv.conv2d_cpu] = flop_registry[torch.ops.hetconv.conv2d]
+
+
+def conv2d(
+    x: Tensor, weight: Tensor, weight_kxk: Tensor, bias: Tensor | None, kernel_size, stride, padding, dilation
+) -> Tensor:
+    """HetConv on the CPU kernels, with a gradient where one is asked for; see above.
+
+    Raises:
+        ValueError: Another type than float32, shapes that do not fit, or sizes that make no sense.
+    """
+    tensors = (x, weight, weight_kxk, bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return differentiable_conv2d(*tensors, kernel_size, stride, padding, dilation)
+    return torch.ops.hetconv.conv2d_cpu(*tensors, kernel_size, stride, padding, dilation)

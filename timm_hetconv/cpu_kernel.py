@@ -2,19 +2,21 @@
 
 This package is pure Python and imports nothing of what stands above it. A kernel announces itself by an entry point of
 the group `timm_hetconv.kernels` with the name `cpu`: a function with the arguments and the result of `ops.hetconv2d`,
-which raises when it is loaded if it cannot run here.
+gradients included, which raises when it is loaded if it cannot run here.
 """
 
 import functools
 import importlib.metadata
 import os
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ['find_kernel', 'set_cpu_kernel', 'use_cpu_kernel']
+__all__ = ['find_kernel', 'is_recording', 'set_cpu_kernel', 'use_cpu_kernel']
 
+# Of the output, of all images: packing a weight takes about as long as multiplying it a few dozen times.
+_TRAINING_PIXELS = 128
 _USE_CPU_KERNEL = os.environ.get('HETCONV_CPU_KERNEL', '1').lower() not in ('0', 'false', 'no', 'off')
 
 
@@ -42,17 +44,12 @@ def _load() -> Optional[Callable[..., Tensor]]:
     return None
 
 
-def _is_plain(tensor: Tensor, kind: type) -> bool:
-    return (
-        type(tensor) is kind
-        and tensor.is_cpu
-        and tensor.dtype is torch.float32
-        and tensor.layout is torch.strided
-        and not (tensor.requires_grad and torch.is_grad_enabled())
-    )
+def _is_plain(tensor: Tensor, kinds: Tuple[type, ...]) -> bool:
+    return type(tensor) in kinds and tensor.is_cpu and tensor.dtype is torch.float32 and tensor.layout is torch.strided
 
 
-def _is_recording() -> bool:
+def is_recording() -> bool:
+    """Whether anything looks at operators as they run, or stands in for them: a compiler, a mode, a transform."""
     try:
         return (
             torch.compiler.is_compiling()  # of which exporting is a part
@@ -68,17 +65,27 @@ def _is_recording() -> bool:
 def find_kernel(layer: Any, x: Tensor) -> Optional[Callable[..., Tensor]]:
     """The kernel, if it is there and is for this call of a HetConv2d; None for PyTorch's own operators.
 
-    It is for eval in float32 on a CPU with 'same' padding and x in channels_last, where nothing records: no gradient,
-    no autocast, no compiler, exporter or transform. Weights must be parameters: what is computed anew for each call, as
-    by torch.nn.utils.parametrize, would be packed anew for each call.
+    It is for float32 on a CPU with 'same' padding and x in channels_last, where nothing records (see `is_recording`):
+
+    * for inference in eval, when weights are packed once and must be parameters: what is computed anew for each call,
+      as by torch.nn.utils.parametrize, would be packed anew for each call;
+    * for training, if there is a gradient to be had, and a batch large enough to be worth the packing.
     """
-    if layer.training or not _USE_CPU_KERNEL or not _is_plain(x, Tensor) or _is_recording():
+    if not _USE_CPU_KERNEL or not _is_plain(x, (Tensor,)) or is_recording():
         return None
     # Of one channel or one pixel it cannot be told which format it has: PyTorch's own rules are for those.
     if x.dim() != 4 or x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return None
     weights = [layer.weight, layer.weight_kxk] if layer.bias is None else [layer.weight, layer.weight_kxk, layer.bias]
-    if not all(_is_plain(weight, nn.Parameter) for weight in weights) or x.shape[1] != layer.in_channels:
+    learns = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
+    if learns:
+        pixels = x.shape[0] * x.shape[2] * x.shape[3] // (layer.stride[0] * layer.stride[1])
+        if pixels < _TRAINING_PIXELS:
+            return None
+    elif layer.training:
+        return None
+    kinds = (Tensor, nn.Parameter) if learns else (nn.Parameter,)
+    if not all(_is_plain(weight, kinds) for weight in weights) or x.shape[1] != layer.in_channels:
         return None
     if any(p != d * (k // 2) for p, d, k in zip(layer.padding, layer.dilation, layer.kernel_size)):
         return None

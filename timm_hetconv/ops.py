@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._decomp import register_decomposition
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ['compose', 'grouped_kernel', 'hetconv2d']
+__all__ = ['compose', 'conv2d_backward', 'grouped_kernel', 'hetconv2d']
 
 
 def grouped_kernel(weight_kxk: Tensor, kernel_size: Tuple[int, int]) -> Tensor:
@@ -189,13 +189,30 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(x, weight, weight_kxk)
 
 
-def _backward(ctx, grad):
-    x, weight, weight_kxk = ctx.saved_tensors
-    mask = list(ctx.needs_input_grad[:4])
+def conv2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    weight_kxk: Tensor,
+    kernel_size: List[int],
+    stride: List[int],
+    padding: List[int],
+    dilation: List[int],
+    mask: List[bool],
+) -> List[Optional[Tensor]]:
+    """Gradients of HetConv to (x, weight, weight_kxk, bias), from `grad` (B, N, H', W'); None where `mask` is False."""
     # With create_graph=True the gradient is differentiated again: then the composition, which autograd can follow.
     backward: Callable = _compose_backward if torch.is_grad_enabled() else torch.ops.hetconv.conv2d_backward
-    grads = backward(grad, x, weight, weight_kxk, *ctx.geometry, mask)
-    return *(g if needed else None for g, needed in zip(grads, mask)), None, None, None, None
+    grads = backward(grad, x, weight, weight_kxk, kernel_size, stride, padding, dilation, mask)
+    return [g if needed else None for g, needed in zip(grads, mask)]
+
+
+def _backward(ctx, grad):
+    x, weight, weight_kxk = ctx.saved_tensors
+    kernel_size, stride, padding, dilation = ctx.geometry
+    mask = list(ctx.needs_input_grad[:4])
+    grads = conv2d_backward(grad, x, weight, weight_kxk, kernel_size, stride, padding, dilation, mask)
+    return *grads, None, None, None, None
 
 
 _conv2d.register_autograd(_backward, setup_context=_setup_context)

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <thread>
 
@@ -94,6 +95,22 @@ int guarded(char* error, size_t size, Body body) {
   }
 }
 
+LayerShape shape_of(const int32_t* numbers) {
+  LayerShape s;
+  static_assert(sizeof(s) == 13 * sizeof(int32_t), "the shape is 13 numbers");
+  std::memcpy(&s, numbers, sizeof(s));
+  return s;
+}
+
+const Isa& isa_of(const char* name) { return name && *name ? find_isa(name) : best_isa(); }
+
+Layer training_layer(const int32_t* shape, const float* w, const float* w_kxk, const float* bias, bool opposite,
+                     const char* isa) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const Weights weights{w, w_kxk, bias, -kInfinity, kInfinity, true, opposite};
+  return Layer(shape_of(shape), weights, Algorithm::kDirect, isa_of(isa));
+}
+
 }  // namespace
 
 #define HETCONV_API extern "C" __attribute__((visibility("default")))
@@ -115,12 +132,8 @@ HETCONV_API const char* hetconv_isas() {
 HETCONV_API int hetconv_create(const int32_t* shape, const float* w, const float* w_kxk, const float* bias, float low,
                                float high, int32_t algorithm, const char* isa, void** layer, char* error, size_t size) {
   return guarded(error, size, [&] {
-    LayerShape s;
-    static_assert(sizeof(s) == 13 * sizeof(int32_t), "the shape is 13 numbers");
-    std::memcpy(&s, shape, sizeof(s));
     if (algorithm < 0 || algorithm > 3) throw std::invalid_argument("unknown algorithm");
-    *layer = new Layer(s, {w, w_kxk, bias, low, high}, static_cast<Algorithm>(algorithm),
-                       isa && *isa ? find_isa(isa) : best_isa());
+    *layer = new Layer(shape_of(shape), {w, w_kxk, bias, low, high}, static_cast<Algorithm>(algorithm), isa_of(isa));
   });
 }
 
@@ -140,6 +153,32 @@ HETCONV_API int hetconv_run(const void* layer, const float* x, const float* resi
     Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
     static_cast<const Layer*>(layer)->run(x, residual, y, batch, height, width, {run_threads, &pool},
                                           {allocate, release, nullptr});
+  });
+}
+
+// For training, where weights change with every call. shape as of hetconv_create; w (N, M), w_kxk (N, M/P, K*K - 1),
+// without the centre.
+//
+// y = HetConv(x), or with `opposite`, at stride 1, the gradient to the input: x is the gradient of the output then, and
+// the shape's in_channels are the weights' N.
+HETCONV_API int hetconv_train(const int32_t* shape, const float* w, const float* w_kxk, const float* bias,
+                              int32_t opposite, const float* x, float* y, int64_t batch, int64_t height, int64_t width,
+                              size_t threads, void* openmp, const char* isa, char* error, size_t size) {
+  return guarded(error, size, [&] {
+    Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
+    training_layer(shape, w, w_kxk, bias, opposite != 0, isa)
+        .run(x, nullptr, y, batch, height, width, {run_threads, &pool}, {allocate, release, nullptr});
+  });
+}
+
+// grad_w (N, M) and grad_w_kxk (N, M/P, K*K - 1) from the input and the gradient of the output.
+HETCONV_API int hetconv_weight_gradient(const int32_t* shape, const float* x, const float* grad, float* grad_w,
+                                        float* grad_w_kxk, int64_t batch, int64_t height, int64_t width, size_t threads,
+                                        void* openmp, const char* isa, char* error, size_t size) {
+  return guarded(error, size, [&] {
+    Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
+    training_layer(shape, grad_w, grad_w_kxk, nullptr, false, isa)
+        .weight_gradient({x, grad, grad_w, grad_w_kxk, batch, height, width, 0, 0}, {run_threads, &pool});
   });
 }
 

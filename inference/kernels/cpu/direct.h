@@ -1,22 +1,22 @@
 // The direct kernel: a list of segments a tile of output channels, padding and stride by a table of input pointers.
 #pragma once
 
-#include "channels.h"
+#include "direct_weights.h"
 
 namespace hetconv {
 namespace HETCONV_ISA {
 
 class Direct : public Packed {
  public:
-  Direct(const LayerShape& shape, const Weights& weights) : s_(shape), bias_(shape.out_channels + 2 * kWidth) {
-    merged_ = !weights.w && s_.part == 1 && s_.kernel[1] > 1 && s_.dilation[1] == 1 && s_.in_channels < kFewChannels;
-    zeros_ = Buffer(static_cast<size_t>(s_.in_channels) * (merged_ ? s_.kernel[1] : 1) + kWidth);
+  Direct(const LayerShape& shape, const Weights& weights)
+      : s_(shape),
+        merged_(is_merged(shape, weights)),
+        weights_(shape, weights, merged_),
+        bias_(shape.out_channels + 2 * kWidth),
+        zeros_(static_cast<size_t>(shape.in_channels) * (merged_ ? shape.kernel[1] : 1) + kWidth),
+        low_(weights.low),
+        high_(weights.high) {
     if (weights.bias) std::copy_n(weights.bias, shape.out_channels, bias_.data());
-    low_ = weights.low, high_ = weights.high;
-    pack(weights);
-    stream_ = Buffer(channels_.stream.size());
-    std::copy(channels_.stream.begin(), channels_.stream.end(), stream_.data());
-    std::vector<float>().swap(channels_.stream);
   }
 
   size_t items(const Run& run) const override { return blocks(run) * splits(run); }
@@ -48,18 +48,18 @@ class Direct : public Packed {
       }
       i += length;
     }
-    const size_t tiles = channels_.tiles.size();
+    const size_t tiles = weights_.channels.tiles.size();
     for (size_t t = tiles * cut / cuts; t < tiles * (cut + 1) / cuts; t++) {
-      run_tile(run, channels_.tiles[t], count, in, offset);
+      run_tile(run, weights_.channels.tiles[t], count, in, offset);
     }
   }
 
-  size_t weight_bytes() const override { return stream_.size() * sizeof(float); }
+  size_t weight_bytes() const override { return weights_.stream.size() * sizeof(float); }
 
  private:
   // Rows of the table of pointers. With few input channels (the stem) a row of taps, which lies side by side in memory,
   // is one segment: 7 of 21 numbers instead of 49 of 3.
-  int taps() const { return merged_ ? s_.kernel[0] : s_.kernel[0] * s_.kernel[1]; }
+  int taps() const { return weights_.taps(); }
 
   // Pixels whose inputs stay in the cache while all tiles of output channels pass over them.
   int64_t block_pixels(const Run& run) const {
@@ -78,7 +78,7 @@ class Direct : public Packed {
   // Few pixels: then the output channels are shared out too.
   size_t splits(const Run& run) const {
     const size_t few = 8, count = blocks(run);
-    return count >= few || !count ? 1 : std::min<size_t>((few + count - 1) / count, channels_.tiles.size());
+    return count >= few || !count ? 1 : std::min<size_t>((few + count - 1) / count, weights_.channels.tiles.size());
   }
 
   // Of `length` pixels side by side, whose taps begin at x, x + stride, ..., those with `size` columns from there on
@@ -147,82 +147,23 @@ class Direct : public Packed {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;
       const Rows r{in + i, count, offset + i, run.y + t.first, run.residual ? run.residual + t.first : nullptr, false};
       const TileFunction function = t.vectors == 2 ? tile_of<2>(rows) : tile_of<1>(rows);
-      function(channels_.segments.data() + t.segment, t.total, t.lane, stream_.data() + t.weight, r, epilogue, t.width);
-    }
-  }
-
-  void pack(const Weights& weights) {
-    const int m = s_.in_channels / s_.part, n = s_.out_channels / s_.part, centre = weights.w ? taps() / 2 : -1;
-    auto kxk = [&](int tap) {
-      return [=, &weights](int out, int in) {  // zero for channels of another group
-        return in / m == out / n ? weights.w_kxk[(static_cast<size_t>(out) * m + in % m) * taps() + tap] : 0.0f;
-      };
-    };
-    auto pointwise = [&](int out, int in) {
-      return weights.w[static_cast<size_t>(out) * s_.in_channels + in] + kxk(centre)(out, in);
-    };
-    auto add_tile = [&](int first, int width) {
-      channels_.add(first, width);
-      if (merged_) {
-        for (int ky = 0; ky < s_.kernel[0]; ky++) {
-          channels_.add_segment(ky, 0, s_.kernel[1] * s_.in_channels, [&](int out, int in) {
-            const size_t filter = static_cast<size_t>(out) * s_.in_channels + in % s_.in_channels;
-            return weights.w_kxk[(filter * s_.kernel[0] + ky) * s_.kernel[1] + in / s_.in_channels];
-          });
-        }
-        return;
-      }
-      if (weights.w) channels_.add_segment(centre, 0, s_.in_channels, pointwise);
-      const int group = first / n, last = (first + width - 1) / n;
-      const bool lanes = group != last && use_lanes(first, width);
-      for (int tap = 0; tap < taps(); tap++) {
-        if (tap == centre) continue;
-        if (lanes) {
-          add_lane_segment(tap, first, weights);
-        } else {
-          channels_.add_segment(tap, group * m, (last - group + 1) * m, kxk(tap));
-        }
-      }
-    };
-    if (n >= kWidth) {
-      for (int g = 0; g < s_.part; g++) cut(g * n, (g + 1) * n, add_tile);
-    } else {  // several groups a vector
-      const int width = std::max(1, kWidth / n) * n;
-      for (int first = 0; first < s_.out_channels; first += width) {
-        add_tile(first, std::min(width, s_.out_channels - first));
-      }
-    }
-  }
-
-  // Lanes can be used where the input channels of all groups of a tile lie within one vector.
-  bool use_lanes(int first, int width) const {
-    const int m = s_.in_channels / s_.part, n = s_.out_channels / s_.part;
-    return width == kWidth && first % n == 0 && width / n * m <= kWidth && s_.in_channels >= kWidth;
-  }
-
-  void add_lane_segment(int tap, int first, const Weights& weights) {
-    const int m = s_.in_channels / s_.part, n = s_.out_channels / s_.part;
-    ChannelTile& t = channels_.tiles.back();
-    // The load must not reach past the pixel's channels, which may be the last that there are.
-    const int start = std::min(first / n * m, s_.in_channels - kWidth);
-    for (int j = 0; j < kWidth; j++) t.lane[j] = (first + j) / n * m - start;
-    channels_.segments.push_back({tap, start, m, Segment::kLanes});
-    t.total++;
-    for (int c = 0; c < m; c++) {
-      for (int j = 0; j < kWidth; j++) {
-        channels_.stream.push_back(weights.w_kxk[(static_cast<size_t>(first + j) * m + c) * taps() + tap]);
-      }
+      function(weights_.channels.segments.data() + t.segment, t.total, t.lane, weights_.stream.data() + t.weight, r,
+               epilogue, t.width);
     }
   }
 
   static constexpr int kFewChannels = 16;
   static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 8 * kRows[0], kMaxTable = 1 << 16;
 
+  static bool is_merged(const LayerShape& s, const Weights& weights) {
+    return !weights.w && s.part == 1 && s.kernel[1] > 1 && s.dilation[1] == 1 && s.in_channels < kFewChannels;
+  }
+
   LayerShape s_;
-  ChannelTiles channels_;
-  Buffer stream_, bias_, zeros_;
-  float low_, high_;
   bool merged_;
+  DirectWeights weights_;
+  Buffer bias_, zeros_;
+  float low_, high_;
 };
 
 }  // namespace HETCONV_ISA

@@ -3,6 +3,7 @@
 
 #include "direct.h"
 #include "pool.h"
+#include "weight_gradient.h"
 #include "winograd.h"
 
 #define HETCONV_STRING_(x) #x
@@ -42,7 +43,8 @@ static std::unique_ptr<Packed> pack(Algorithm algorithm, const LayerShape& shape
 }  // namespace HETCONV_ISA
 
 extern const Isa HETCONV_JOIN(isa_, HETCONV_ISA);
-const Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {HETCONV_STRING(HETCONV_ISA), HETCONV_ISA::pool_row, HETCONV_ISA::available,
-                                             HETCONV_ISA::pack, HETCONV_ISA::kWidth};
+const Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {HETCONV_STRING(HETCONV_ISA),  HETCONV_ISA::pool_row,
+                                             HETCONV_ISA::available,       HETCONV_ISA::pack,
+                                             HETCONV_ISA::weight_gradient, HETCONV_ISA::kWidth};
 
 }  // namespace hetconv

@@ -88,6 +88,9 @@ Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorith
   if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd(shape_)) {
     refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
   }
+  if (!weights.hollow && !weights.transposed) return;
+  if (algorithm != Algorithm::kDirect || !weights.w) refuse("training takes the direct algorithm and 1x1 kernels");
+  if (weights.transposed && (shape.stride[0] != 1 || shape.stride[1] != 1)) refuse("the opposite needs stride 1");
 }
 
 void Layer::prepare() const {
@@ -194,6 +197,15 @@ void Layer::run(const float* x, const float* residual, float* y, int64_t batch, 
   w.workers = std::min(w.items, std::max<size_t>(8, cores));
   parallel.run(parallel.context, work, w.workers, &w);
   if (w.failed) throw std::bad_alloc();
+}
+
+void Layer::weight_gradient(GradientRun run, const Parallel& parallel) const {
+  if (!weights_.hollow) refuse("the gradient is that to weights without a centre");
+  if (run.batch < 0) refuse("the batch is negative");
+  output_size(run.height, run.width, &run.out_height, &run.out_width);
+  check_elements(run.batch, run.height, run.width, shape_.in_channels);
+  check_elements(run.batch, run.out_height, run.out_width, shape_.out_channels);
+  isa_->weight_gradient(shape_, run, parallel);
 }
 
 void check_pool(const PoolShape& s) {

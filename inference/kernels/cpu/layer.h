@@ -62,6 +62,20 @@ struct Weights {
   const float* w_kxk;  // (N, M/P, K, K)
   const float* bias;   // (N) or null
   float low, high;     // clamp
+
+  // For training, the direct algorithm only. Hollow: w_kxk is (N, M/P, K*K - 1), without the centre, which is in `w`.
+  // Transposed: of a layer of stride 1 those of its opposite, which takes gradients of the output to gradients of the
+  // input: `w` is (M, N) and w_kxk (M, N/P, taps), and the taps count from the last.
+  bool hollow = false, transposed = false;
+};
+
+// The gradient of a layer to its weights.
+struct GradientRun {
+  const float* x;     // (batch, height, width, in_channels)
+  const float* grad;  // (batch, out_height, out_width, out_channels)
+  float* grad_w;      // (N, M)
+  float* grad_w_kxk;  // (N, M/P, K*K - 1), without the centre
+  int64_t batch, height, width, out_height, out_width;
 };
 
 // Pooling, NHWC. What lies outside the input never is the largest, and counts for the average only with `include_pad`.
@@ -78,7 +92,8 @@ struct Isa {
                    int64_t out_y, int64_t out_width);
   bool (*available)();
   std::unique_ptr<Packed> (*pack)(Algorithm, const LayerShape&, const Weights&);  // any algorithm but kAuto
-  int width;                                                                      // floats a vector
+  void (*weight_gradient)(const LayerShape&, const GradientRun&, const Parallel&);
+  int width;  // floats a vector
 };
 
 const std::vector<const Isa*>& all_isas();  // compiled in, best first
@@ -111,6 +126,8 @@ class Layer {
   // Throws std::invalid_argument for sizes that leave no output.
   void run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,
            const Parallel& parallel, const Scratch& scratch) const;
+  // The gradient to weights that are hollow; sizes are found here. Throws as `run`.
+  void weight_gradient(GradientRun run, const Parallel& parallel) const;
   Algorithm algorithm_for(int64_t batch, int64_t height, int64_t width) const;
   const LayerShape& shape() const { return shape_; }
   size_t weight_bytes() const;
