@@ -151,7 +151,7 @@ def _exported(source: str, checkpoint: Path | None) -> 'onnx.ModelProto':
             f'{source} is a result of `hetconv build`; give the name of a model, or an ONNX file of `export`'
         )
     if Path(source).suffix.lower() != '.onnx':
-        return export_model(create_model(source, checkpoint), weights=weights_text(checkpoint))
+        return export_model(create_model(source, checkpoint), weights=weights_text(source, checkpoint))
     if checkpoint is not None:
         raise UserError(f'{source} has its weights already: leave --checkpoint out, or give the name of a model')
     exported = load_onnx(source)

@@ -121,13 +121,14 @@ def export(
 
     require_parent(output, '.onnx')
     module = create_model(model, checkpoint)
-    proto = export_model(module, weights=weights_text(checkpoint))
+    proto = export_model(module, weights=weights_text(model, checkpoint))
     if lowering is Lowering.portable:
         proto = to_portable(proto)
     error = verify(proto, module)
     save_model(proto, output)
     checked = 'not compared: onnxruntime is not installed' if error is None else within_text(error, 'PyTorch')
-    weights = 'random weights' if checkpoint is None else f'weights of {weights_text(checkpoint)}'
+    text = weights_text(model, checkpoint)
+    weights = 'random weights' if text == 'random' else f'weights of {text}'
     size = f'{output.stat().st_size / 1e6:.1f} MB'
     print(f'{output}: {model}, {weights}, {size}, opset 18, {form_of(proto)}, {checked}')
 

@@ -16,6 +16,7 @@ __all__ = [
     'check_model_name',
     'create_model',
     'dense_twin',
+    'is_shipped',
     'load_weights',
     'read_checkpoint',
     'training_arguments',
@@ -29,7 +30,8 @@ def check_model_name(name: str) -> None:
 
     import timm_hetconv  # noqa: F401  registers the models
 
-    if timm.is_model(name) and '.' not in name:  # after a dot timm wants a tag, which none of our models has
+    base, _, tag = name.partition('.')  # after the dot timm has a tag: which weights
+    if timm.is_model(base) and (not tag or is_shipped(name)):
         return
     if Path(name).is_file():
         raise UserError(
@@ -43,7 +45,9 @@ def check_model_name(name: str) -> None:
 
 
 def create_model(name: str, checkpoint: Path | None = None, random_weights: bool = False) -> nn.Module:
-    """A registered model in eval mode, with the weights of a checkpoint or with random ones.
+    """A registered model in eval mode, with the weights of a checkpoint, shipped ones, or random ones.
+
+    A name with a tag, 'hetconv_resnet20_cifar_p4.fashion_mnist', is a model with the weights that are shipped.
 
     A checkpoint of timm's train.py also says what the model was trained as: classes and input channels, pooling and
     other arguments of the model, and what the images were prepared with (input size, mean, std, interpolation, crop),
@@ -67,6 +71,10 @@ def create_model(name: str, checkpoint: Path | None = None, random_weights: bool
     from torch import nn
 
     check_model_name(name)
+    if is_shipped(name):
+        if checkpoint is not None:
+            raise UserError(f'{name} has its weights already: leave {checkpoint} or the tag out')
+        return timm.create_model(name, pretrained=True).eval()
     state: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     if checkpoint is not None:
@@ -141,10 +149,17 @@ def training_arguments(checkpoint: Path) -> tuple[str | None, dict[str, Any]]:
     return arguments.get('model') or content.get('arch'), arguments
 
 
-def weights_text(checkpoint: Path | None) -> str:
-    """Which weights `create_model` takes, in words: 'random', 'last.pth.tar', 'last.pth.tar (EMA)'."""
+def is_shipped(name: str) -> bool:
+    """Is it the name of a model with the tag of weights that are in the package?"""
+    from timm_hetconv._pretrained import index
+
+    return name in index()
+
+
+def weights_text(name: str, checkpoint: Path | None) -> str:
+    """Which weights `create_model` takes, in words: 'random', 'fashion_mnist', 'last.pth.tar', 'last.pth.tar (EMA)'."""
     if checkpoint is None:
-        return 'random'
+        return name.partition('.')[2] if is_shipped(name) else 'random'
     content = _content(checkpoint)
     ema = any(content.get(key) is not None for key in ('state_dict_ema', 'model_ema'))
     return f'{checkpoint.name} (EMA)' if ema else checkpoint.name
@@ -191,7 +206,7 @@ def dense_twin(name: str) -> str:
     from timm_hetconv import parse_variant
 
     try:
-        variant = parse_variant(name)
+        variant = parse_variant(name.partition('.')[0])
     except ValueError:
         return name
     return f'hetconv_{variant["arch"]}_p1' + ('_se' if variant['se'] else '')

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping
 
 import torch.nn as nn
 
+from ._pretrained import tagged_cfgs
 from ._timm import generate_default_cfgs, register_model
 from .conv import DWCPWC2d, GWCPWC2d, HetConv2d, PC2d
 
@@ -143,7 +144,13 @@ def register_variants(
 
 
 def make_default_cfgs(cfgs: Mapping[str, Iterable[str]], make: Callable[[str], Dict[str, Any]]):
-    """default_cfgs of a family: `make(arch)` for every variant of every architecture (`cfgs`: arch -> kinds)."""
+    """default_cfgs of a family: `make(arch)` for every variant of every architecture (`cfgs`: arch -> kinds),
+    with the weights that there are."""
     return generate_default_cfgs(
-        {name: make(arch) for arch, kinds in cfgs.items() for name in variant_names(arch, kinds)}
+        {
+            full: cfg
+            for arch, kinds in cfgs.items()
+            for name in variant_names(arch, kinds)
+            for full, cfg in tagged_cfgs(name, make(arch)).items()
+        }
     )

@@ -266,7 +266,7 @@ def test_a_checkpoint_brings_what_its_images_were_prepared_with(tmp_path):
     torch.testing.assert_close(create_model(MODEL, tmp_path / 'trained.pth.tar')(x), trained(x))
     info = metadata(
         export_model(
-            create_model(MODEL, tmp_path / 'trained.pth.tar'), weights=weights_text(tmp_path / 'trained.pth.tar')
+            create_model(MODEL, tmp_path / 'trained.pth.tar'), weights=weights_text(MODEL, tmp_path / 'trained.pth.tar')
         )
     )
     assert info['mean'] == [0.25] * 3

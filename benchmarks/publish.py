@@ -1,0 +1,133 @@
+"""Weights for users: from a finished run into the package, and from the package to a Hugging Face hub.
+
+    python benchmarks/publish.py save RESULT.json CHECKPOINT --tag cifar10_jpeg --data-dir IMAGES --license-note "..."
+    python benchmarks/publish.py upload hetconv_resnet20_cifar_p4.cifar10_jpeg --repo-id NAME/hetconv_resnet20_cifar_p4
+
+`save` measures the top-1 of the very file that it writes, in float32, on the validation images, and enters it into
+timm_hetconv/weights/index.json. `upload` needs a login of huggingface_hub.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from inference.errors import UserError
+from inference.files import write_together
+from inference.models import create_model, training_arguments
+from inference.reproduce.results import Result
+from timm_hetconv._pretrained import WEIGHTS, index
+
+
+def evaluate(model: Any, dataset: str, data_dir: Path, batch_size: int = 250) -> float:
+    """Top-1 in per cent on the validation images, in float32, prepared as the model's configuration says."""
+    import torch
+    from timm.data import create_dataset, create_transform, resolve_data_config
+
+    config = resolve_data_config(model=model)
+    mode = {'input_img_mode': 'L'} if config['input_size'][0] == 1 and not dataset.startswith('torch/') else {}
+    images = create_dataset(dataset, str(data_dir), split='val', is_training=False, **mode)
+    images.transform = create_transform(**config, is_training=False)
+    correct = 0
+    with torch.inference_mode():
+        for x, target in torch.utils.data.DataLoader(images, batch_size=batch_size):
+            correct += int((model.eval()(x).argmax(1) == target).sum())
+    return 100 * correct / len(images)
+
+
+def save(args: argparse.Namespace) -> None:
+    """A checkpoint as a .safetensors file in the package, and its entry in the index."""
+    import safetensors.torch
+    from timm.data import resolve_data_config
+
+    result = Result.load(args.result)
+    model = create_model(result.model, args.checkpoint)
+    _, arguments = training_arguments(args.checkpoint)
+    if arguments.get('seed') != result.seed:
+        raise UserError(f'{args.checkpoint} is of seed {arguments.get("seed")}, {args.result} of {result.seed}')
+    config = resolve_data_config(arguments, model=model)
+    top1 = evaluate(model, arguments['dataset'] or 'ImageFolder', args.data_dir)
+    if abs(top1 - result.top1) > 0.5:  # bfloat16 against float32
+        raise UserError(
+            f'{args.checkpoint} reaches {top1:.2f}%, {args.result} says {result.top1:.2f}%: another run'
+        )
+    name = f'{result.model}.{args.tag}'
+    data = safetensors.torch.save({key: value.contiguous() for key, value in model.state_dict().items()})
+    entry = {
+        'file': f'{name}.safetensors',
+        'sha256': hashlib.sha256(data).hexdigest(),
+        'top1': round(top1, 2),
+        'data': args.data_name or result.data['name'],
+        'data_checksum': result.data['checksum'],
+        'recipe': result.recipe,
+        'epochs': result.epochs,
+        'seed': result.seed,
+        'revision': result.code['revision'],
+        'input_size': list(config['input_size']),
+        'mean': list(config['mean']),
+        'std': list(config['std']),
+        'num_classes': model.num_classes,
+        'license': 'apache-2.0',
+        'license_note': args.license_note,
+    }
+    entries = dict(sorted({**index(), name: entry}.items()))
+    WEIGHTS.mkdir(exist_ok=True)
+    text = json.dumps(entries, indent=1) + '\n'
+    write_together({WEIGHTS / entry['file']: data, WEIGHTS / 'index.json': text.encode()})
+    print(f'{WEIGHTS / entry["file"]}: {name}, {len(data) / 1e3:.0f} kB, top-1 {top1:.2f}%')
+
+
+def upload(args: argparse.Namespace) -> None:
+    """Shipped weights to a hub, by timm's own function, with a card."""
+    import timm
+    from timm.models import push_to_hf_hub
+
+    import timm_hetconv  # noqa: F401  registers the models
+
+    if args.name not in index():
+        raise UserError(f'{args.name} is not shipped; there are {", ".join(index()) or "none yet"}')
+    entry = index()[args.name]
+    model = timm.create_model(args.name, pretrained=True)
+    push_to_hf_hub(
+        model,
+        args.repo_id,
+        private=args.private,
+        model_config={'license': entry['license']},
+        model_card={
+            'description': f'HetConv (Singh et al., CVPR 2019). {model.pretrained_cfg["description"]}',
+            'details': {'Dataset': entry['data'], 'Recipe': entry['recipe'], 'Top-1': f'{entry["top1"]:.2f}%'},
+            'usage': 'pip install timm-hetconv, and import timm_hetconv before timm.create_model.',
+        },
+        safe_serialization=True,
+    )
+    print(f'{args.name} is at {args.repo_id}')
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser('save', help='a checkpoint into the package')
+    command.add_argument('result', type=Path, help='what `hetconv reproduce` wrote')
+    command.add_argument('checkpoint', type=Path, help="last.pth.tar of that run: its figure is the last epoch's")
+    command.add_argument('--tag', required=True, help='what it was trained on, in the name')
+    command.add_argument('--data-dir', type=Path, required=True, help='the images of that run')
+    command.add_argument('--data-name', help='what they are called')
+    command.add_argument('--license-note', required=True, help='what a user of the weights should know')
+    command.set_defaults(run=save)
+    command = commands.add_parser('upload', help='shipped weights to a hub')
+    command.add_argument('name', help='model and tag')
+    command.add_argument('--repo-id', required=True)
+    command.add_argument('--private', action='store_true')
+    command.set_defaults(run=upload)
+    args = parser.parse_args(arguments)
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f'publish: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == '__main__':
+    main()
