@@ -1,11 +1,13 @@
 """Many runs: a few at once, finished ones left alone, and how long the rest takes."""
 
+import contextlib
 import datetime
 import os
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -116,7 +118,7 @@ def reproduce(
         return result
 
     stopped = threading.Event()
-    with ThreadPoolExecutor(jobs) as pool:
+    with _terminated_is_interrupted(), ThreadPoolExecutor(jobs) as pool:
         futures: dict[Future, Plan] = {pool.submit(work, plan): plan for plan in todo}
         waiting = set(futures)
         try:
@@ -138,6 +140,24 @@ def reproduce(
                 raise
             outcome.interrupted = True
     return outcome
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """What a service manager or `kill` sends ends the runs as Ctrl-C does; without this they would go on alone."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, which alone may say so
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Clock:

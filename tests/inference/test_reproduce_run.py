@@ -1,7 +1,9 @@
 """Runs that are killed, find the disk full or a checkpoint cut off: told in a line, and the next one goes on."""
 
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -115,7 +117,7 @@ def test_what_was_done_is_kept(fault, words, resumed, note, reproduce, tmp_path)
 
 def test_killed_after_its_last_epoch(reproduce, tmp_path):
     reproduce([plan()], 'kill 2')
-    (tmp_path / 'clone' / 'train.py').unlink()
+    (tmp_path / 'clone' / 'train.py').write_text('raise SystemExit(1)')
     check(reproduce([plan()]).finished[0])
 
 
@@ -127,13 +129,16 @@ def test_others_go_on_when_one_fails(reproduce, clone):
     assert len(outcome.failed) == 1
 
 
-def test_ctrl_c_ends_the_runs_and_loses_nothing(reproduce, tmp_path, monkeypatch):
+@pytest.mark.parametrize('way', ['ctrl-c', 'terminated'])
+def test_an_interrupt_ends_the_runs_and_loses_nothing(way, reproduce, tmp_path, monkeypatch):
     waits = tmp_path / 'runs' / plan().name / 'waits'
     real = campaign.wait
 
     def interrupted(*args, **kwargs):
         if waits.exists():
-            raise KeyboardInterrupt
+            if way == 'ctrl-c':
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **kwargs)
 
     monkeypatch.setattr(campaign, 'wait', interrupted)
