@@ -4,8 +4,9 @@
 
 IMAGES holds train/CLASS/* and val/CLASS/*, for CIFAR-10. Needs `pip install timm-hetconv[report,prune]`. What is
 removed, and by which measure, is in pruning_methods.py; the result is a file like those of `hetconv reproduce`. Ctrl-C
-loses the epoch that runs: the same command goes on. The figures that the paper quotes had hundreds of epochs; here every
-network has the twelve of recipes/cifar_short.yaml, dense and HetConv ones as well, and pruning has to do with them:
+loses the epoch that runs: the same command goes on. The figures that the paper quotes had hundreds of epochs; here
+every network has the twelve of recipes/cifar_short.yaml, dense and HetConv ones as well, and pruning has to do with
+them:
 
 l1, cp  Half of the epochs train the dense network, then all filters are removed at once, and the other half trains what
         is left. Each half is a whole cycle of the learning rate, warm-up and all, in half the time: what was pruned
@@ -14,6 +15,9 @@ l1, cp  Half of the epochs train the dense network, then all filters are removed
 sfp     One cycle, like an unpruned network: SFP's point is that it needs no second training. After each epoch the
         filters that would be removed are set to zero, and the next epoch may bring them back; after the last they are
         removed. Until then the curve is of a copy from which they are removed, that is, of what stopping would give.
+
+`--before N` removes after N epochs instead, and names the row so: +sfp@6 has the soft phase in the first six epochs of
+the one cycle, and trains what is left in the last six.
 
 An epoch of the dense network takes three times the MACs of one of the pruned network, so equal epochs favour pruning.
 """
@@ -47,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--method', required=True, help='l1, sfp or cp')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--epochs', type=int, help="in all, instead of the recipe's")
-    parser.add_argument('--before', type=int, help='epochs of them before filters are removed')
+    parser.add_argument('--before', type=int, help='epochs of them before filters are removed: half, or all with sfp')
     parser.add_argument('--workers', type=int, default=2, help='processes that read images')
     parser.add_argument('--device', default='cpu', help='cpu or cuda')
     parser.add_argument('--output', type=Path, default=Path('out/pruning'), help='checkpoints, a file a run')
@@ -78,12 +82,12 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = load_recipe(RECIPE).settings
     epochs = int(recipe['epochs']) if args.epochs is None else args.epochs
-    before = args.before
-    if before is None:
-        before = epochs if args.method == 'sfp' else epochs // 2
+    usual = epochs if args.method == 'sfp' else max(epochs // 2, 1)
+    before = usual if args.before is None else args.before
     if not 1 <= before <= epochs:
         raise UserError(f'--before {before} must be 1 to {epochs}, the epochs in all')
-    name = f'{DENSE}+{args.method}-{RECIPE}-{epochs}-s{args.seed}'
+    model = f'{DENSE}+{args.method}{"" if before == usual else f"@{before}"}'
+    name = f'{model}-{RECIPE}-{epochs}-s{args.seed}'
     data = inspect_folder(args.data_dir)
     if data.classes != recipe['num_classes']:
         raise UserError(f'{args.data_dir} has {data.classes} classes, the recipe {RECIPE} is for 10')
@@ -117,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             raise UserError(f'{folder} cannot be made: {error.strerror}') from error
     _train(trainer, args.output / f'{name}.pth', {'settings': settings, 'checksum': data.checksum}, name)
-    result = _result(trainer, settings, data, args.device)
+    result = _result(model, trainer, settings, data, args.device)
     result.save(path)
     print(f'{name}: top-1 {result.top1:.2f}% with {result.macs:,} MACs: {path}')
     return 0
@@ -154,7 +158,7 @@ def _train(trainer: 'Trainer', checkpoint: Path, identity: dict[str, Any], name:
         )
 
 
-def _result(trainer: 'Trainer', settings: dict[str, Any], data: 'Dataset', device: str) -> 'Result':
+def _result(model: str, trainer: 'Trainer', settings: dict[str, Any], data: 'Dataset', device: str) -> 'Result':
     import torch
     from pruning_methods import TOLERANCE
 
@@ -166,7 +170,7 @@ def _result(trainer: 'Trainer', settings: dict[str, Any], data: 'Dataset', devic
     assert abs(cost.macs / trainer.target_macs - 1) <= TOLERANCE
     return Result(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-        model=f'{DENSE}+{trainer.method}',
+        model=model,
         macs=cost.macs,
         params=cost.params,
         recipe=RECIPE,
