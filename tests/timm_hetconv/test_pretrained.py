@@ -52,12 +52,13 @@ def test_every_file_has_an_entry():
 @pytest.mark.parametrize('name', index())
 def test_accuracy_on_real_images(name, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    model = timm.create_model(name, pretrained=True).eval()
+    model = timm.create_model(name, pretrained=True).eval().to(memory_format=torch.channels_last)
     config = resolve_data_config(model=model)
     assert config['input_size'] == tuple(index()[name]['input_size'])
     correct = total = 0
     with torch.inference_mode():
         for x, target in images(name, config):
+            x = x.contiguous(memory_format=torch.channels_last)
             correct += int((model(x).argmax(1) == target).sum())
             total += len(target)
     assert total == 10_000
