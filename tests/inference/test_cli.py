@@ -24,7 +24,7 @@ def hetconv(*args, cwd=None, **kwargs):
     )  # fmt: skip
 
 
-COMMANDS = ['list', 'info', 'paper', 'export', 'build', 'bench', 'report']
+COMMANDS = ['list', 'info', 'paper', 'export', 'build', 'bench', 'profile', 'report', 'reproduce']
 
 
 @pytest.mark.parametrize('command', [None, *COMMANDS])
