@@ -50,9 +50,7 @@ def save(args: argparse.Namespace) -> None:
     config = resolve_data_config(arguments, model=model)
     top1 = evaluate(model, arguments['dataset'] or 'ImageFolder', args.data_dir)
     if abs(top1 - result.top1) > 0.5:  # bfloat16 against float32
-        raise UserError(
-            f'{args.checkpoint} reaches {top1:.2f}%, {args.result} says {result.top1:.2f}%: another run'
-        )
+        raise UserError(f'{args.checkpoint} reaches {top1:.2f}%, {args.result} says {result.top1:.2f}%: another run')
     name = f'{result.model}.{args.tag}'
     data = safetensors.torch.save({key: value.contiguous() for key, value in model.state_dict().items()})
     entry = {
