@@ -12,14 +12,16 @@ from torch import Tensor
 from timm_hetconv.cpu_kernel import is_recording
 from timm_hetconv.ops import conv2d_backward
 
-from .kernels.cpu.training import Geometry, Threads, forward, input_gradient, weight_gradient
+from .kernels.cpu.training import Geometry, Options, check_library, forward, input_gradient, weight_gradient
 from .torch_cpu_threads import OPENMP
 
 __all__ = ['differentiable_conv2d']
 
+check_library()
 
-def _threads() -> Threads:
-    return Threads(torch.get_num_threads(), OPENMP)
+
+def _options() -> Options:
+    return Options(torch.get_num_threads(), OPENMP)
 
 
 def _nhwc(tensor: Tensor) -> Tensor:
@@ -29,6 +31,11 @@ def _nhwc(tensor: Tensor) -> Tensor:
 def _dense(weight: Tensor) -> Tensor:
     """(N, M, 1, 1) with its M numbers side by side, as a parameter has them in either format."""
     return weight if weight.stride()[:2] == (weight.shape[1], 1) else weight.contiguous()
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether its numbers lie at an address: not those of a subclass or of `is_grads_batched`."""
+    return type(tensor) is Tensor and torch._C._has_storage(tensor) and tensor.layout is torch.strided
 
 
 class _HetConv(torch.autograd.Function):
@@ -52,7 +59,7 @@ class _HetConv(torch.autograd.Function):
             None if bias is None else bias.data_ptr(),
             x.data_ptr(),
             y.data_ptr(),
-            _threads(),
+            _options(),
         )
         ctx.save_for_backward(x, weight, weight_kxk)
         ctx.geometry = geometry
@@ -64,7 +71,7 @@ class _HetConv(torch.autograd.Function):
         x, weight, weight_kxk = ctx.saved_tensors
         kernel_size, stride, padding, dilation = ctx.pairs
         needed = list(ctx.needs_input_grad[:4])
-        if torch.is_grad_enabled() or is_recording() or type(grad) is not Tensor:
+        if torch.is_grad_enabled() or is_recording() or not _has_memory(grad):
             grads = conv2d_backward(grad, x, weight, weight_kxk, kernel_size, stride, padding, dilation, needed)
             return *grads, None, None, None, None
         g = ctx.geometry
@@ -72,13 +79,13 @@ class _HetConv(torch.autograd.Function):
         grad_x = grad_weight = grad_kxk = grad_bias = None
         if needed[0] and g.stride == (1, 1):
             grad_x = torch.empty_like(x)
-            input_gradient(g, weight.data_ptr(), weight_kxk.data_ptr(), grad.data_ptr(), grad_x.data_ptr(), _threads())
+            input_gradient(g, weight.data_ptr(), weight_kxk.data_ptr(), grad.data_ptr(), grad_x.data_ptr(), _options())
         elif needed[0]:
             mask = [True, False, False, False]
             grad_x = conv2d_backward(grad, x, weight, weight_kxk, kernel_size, stride, padding, dilation, mask)[0]
         if needed[1] or needed[2]:
             grad_weight, grad_kxk = torch.empty_like(weight), torch.empty_like(weight_kxk)
-            weight_gradient(g, x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr(), grad_kxk.data_ptr(), _threads())
+            weight_gradient(g, x.data_ptr(), grad.data_ptr(), grad_weight.data_ptr(), grad_kxk.data_ptr(), _options())
         if needed[3]:
             grad_bias = grad.sum((0, 2, 3))
         return grad_x, grad_weight, grad_kxk, grad_bias, None, None, None, None

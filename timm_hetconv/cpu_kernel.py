@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 __all__ = ['find_kernel', 'is_recording', 'set_cpu_kernel', 'use_cpu_kernel']
 
-# Of the output, of all images: packing a weight takes about as long as multiplying it a few dozen times.
-_TRAINING_PIXELS = 128
 _USE_CPU_KERNEL = os.environ.get('HETCONV_CPU_KERNEL', '1').lower() not in ('0', 'false', 'no', 'off')
 
 
@@ -69,7 +67,7 @@ def find_kernel(layer: Any, x: Tensor) -> Optional[Callable[..., Tensor]]:
 
     * for inference in eval, when weights are packed once and must be parameters: what is computed anew for each call,
       as by torch.nn.utils.parametrize, would be packed anew for each call;
-    * for training, if there is a gradient to be had, and a batch large enough to be worth the packing.
+    * for training, where a gradient is asked for: weights are packed for each call, and may be any tensors.
     """
     if not _USE_CPU_KERNEL or not _is_plain(x, (Tensor,)) or is_recording():
         return None
@@ -78,11 +76,7 @@ def find_kernel(layer: Any, x: Tensor) -> Optional[Callable[..., Tensor]]:
         return None
     weights = [layer.weight, layer.weight_kxk] if layer.bias is None else [layer.weight, layer.weight_kxk, layer.bias]
     learns = torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
-    if learns:
-        pixels = x.shape[0] * x.shape[2] * x.shape[3] // (layer.stride[0] * layer.stride[1])
-        if pixels < _TRAINING_PIXELS:
-            return None
-    elif layer.training:
+    if layer.training and not learns:
         return None
     kinds = (Tensor, nn.Parameter) if learns else (nn.Parameter,)
     if not all(_is_plain(weight, kinds) for weight in weights) or x.shape[1] != layer.in_channels:

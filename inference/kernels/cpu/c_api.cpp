@@ -102,13 +102,18 @@ LayerShape shape_of(const int32_t* numbers) {
   return s;
 }
 
+Algorithm algorithm_of(int32_t number) {
+  if (number < 0 || number > 3) throw std::invalid_argument("unknown algorithm");
+  return static_cast<Algorithm>(number);
+}
+
 const Isa& isa_of(const char* name) { return name && *name ? find_isa(name) : best_isa(); }
 
 Layer training_layer(const int32_t* shape, const float* w, const float* w_kxk, const float* bias, bool opposite,
-                     const char* isa) {
+                     int32_t algorithm, const char* isa) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   const Weights weights{w, w_kxk, bias, -kInfinity, kInfinity, true, opposite};
-  return Layer(shape_of(shape), weights, Algorithm::kDirect, isa_of(isa));
+  return Layer(shape_of(shape), weights, algorithm_of(algorithm), isa_of(isa));
 }
 
 }  // namespace
@@ -132,8 +137,7 @@ HETCONV_API const char* hetconv_isas() {
 HETCONV_API int hetconv_create(const int32_t* shape, const float* w, const float* w_kxk, const float* bias, float low,
                                float high, int32_t algorithm, const char* isa, void** layer, char* error, size_t size) {
   return guarded(error, size, [&] {
-    if (algorithm < 0 || algorithm > 3) throw std::invalid_argument("unknown algorithm");
-    *layer = new Layer(shape_of(shape), {w, w_kxk, bias, low, high}, static_cast<Algorithm>(algorithm), isa_of(isa));
+    *layer = new Layer(shape_of(shape), {w, w_kxk, bias, low, high}, algorithm_of(algorithm), isa_of(isa));
   });
 }
 
@@ -163,10 +167,11 @@ HETCONV_API int hetconv_run(const void* layer, const float* x, const float* resi
 // the shape's in_channels are the weights' N.
 HETCONV_API int hetconv_train(const int32_t* shape, const float* w, const float* w_kxk, const float* bias,
                               int32_t opposite, const float* x, float* y, int64_t batch, int64_t height, int64_t width,
-                              size_t threads, void* openmp, const char* isa, char* error, size_t size) {
+                              size_t threads, void* openmp, int32_t algorithm, const char* isa, char* error,
+                              size_t size) {
   return guarded(error, size, [&] {
     Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
-    training_layer(shape, w, w_kxk, bias, opposite != 0, isa)
+    training_layer(shape, w, w_kxk, bias, opposite != 0, algorithm, isa)
         .run(x, nullptr, y, batch, height, width, {run_threads, &pool}, {allocate, release, nullptr});
   });
 }
@@ -177,7 +182,7 @@ HETCONV_API int hetconv_weight_gradient(const int32_t* shape, const float* x, co
                                         void* openmp, const char* isa, char* error, size_t size) {
   return guarded(error, size, [&] {
     Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
-    training_layer(shape, grad_w, grad_w_kxk, nullptr, false, isa)
+    training_layer(shape, grad_w, grad_w_kxk, nullptr, false, 0, isa)
         .weight_gradient({x, grad, grad_w, grad_w_kxk, batch, height, width, 0, 0}, {run_threads, &pool});
   });
 }

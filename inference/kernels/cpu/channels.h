@@ -1,4 +1,4 @@
-// How output channels are cut into register tiles, and the weights of each packed as the stream that it reads.
+// How output channels are cut into register tiles, and the weights of each lie in the stream that it reads.
 #pragma once
 
 #include <algorithm>
@@ -24,40 +24,26 @@ struct ChannelTile {
 struct ChannelTiles {
   std::vector<ChannelTile> tiles;
   std::vector<Segment> segments;
-  std::vector<float> stream;
+  size_t floats = 0;  // of all streams
 
   void add(int first, int width) {
     ChannelTile t{};
     t.first = first, t.width = width, t.vectors = (width + kWidth - 1) / kWidth;
     t.segment = static_cast<int>(segments.size());
-    t.weight = stream.size();
+    t.weight = floats;
     tiles.push_back(t);
   }
 
-  // A segment of the last tile; weight(n, c) of output channel n and input channel c.
-  template <class Weight>
-  void add_segment(int tap, int channel, int count, Weight weight) {
-    ChannelTile& t = tiles.back();
+  // A segment of the last tile.
+  void add_segment(int tap, int channel, int count, int vector = Segment::kAll) {
     if (count <= 0) return;
-    segments.push_back({tap, channel, count, Segment::kAll});
-    t.total++;
-    for (int c = channel; c < channel + count; c++) {
-      for (int j = 0; j < t.vectors * kWidth; j++) {
-        stream.push_back(j < t.width ? weight(t.first + j, c) : 0.0f);
-      }
-    }
+    segments.push_back({tap, channel, count, vector});
+    tiles.back().total++;
+    floats += static_cast<size_t>(count) * lanes(tiles.back(), segments.back());
   }
 
-  // The same for one of the tile's vectors.
-  template <class Weight>
-  void add_vector_segment(int tap, int vector, int channel, int count, Weight weight) {
-    ChannelTile& t = tiles.back();
-    segments.push_back({tap, channel, count, vector});
-    t.total++;
-    for (int c = channel; c < channel + count; c++) {
-      for (int j = vector * kWidth; j < (vector + 1) * kWidth; j++) stream.push_back(weight(t.first + j, c));
-    }
-  }
+  // Floats of one input channel in the stream.
+  static int lanes(const ChannelTile& t, const Segment& s) { return s.vector >= 0 ? kWidth : t.vectors * kWidth; }
 };
 
 // Cuts [begin, end) into tiles of two vectors, and one of what is left.

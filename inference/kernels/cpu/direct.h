@@ -19,6 +19,9 @@ class Direct : public Packed {
     if (weights.bias) std::copy_n(weights.bias, shape.out_channels, bias_.data());
   }
 
+  size_t fills() const override { return weights_.channels.tiles.size(); }
+  void fill(const Weights& weights, size_t i) override { weights_.fill(weights, i); }
+
   size_t items(const Run& run) const override { return blocks(run) * splits(run); }
 
   size_t scratch_bytes(const Run& run) const override {

@@ -89,17 +89,43 @@ Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorith
     refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
   }
   if (!weights.hollow && !weights.transposed) return;
-  if (algorithm != Algorithm::kDirect || !weights.w) refuse("training takes the direct algorithm and 1x1 kernels");
+  if (!weights.w) refuse("training is for HetConv, which has 1x1 kernels");
   if (weights.transposed && (shape.stride[0] != 1 || shape.stride[1] != 1)) refuse("the opposite needs stride 1");
 }
 
-void Layer::prepare() const {
-  if (allowed_ != Algorithm::kAuto) packed(allowed_);
+namespace {
+
+struct Fill {
+  Packed* packed;
+  const Weights* weights;
+
+  static void piece(void* fill, size_t i) {
+    const Fill& f = *static_cast<Fill*>(fill);
+    f.packed->fill(*f.weights, i);
+  }
+};
+
+void run_serially(void*, void (*work)(void*, size_t), size_t count, void* argument) {
+  for (size_t i = 0; i < count; i++) work(argument, i);
 }
 
-const Packed& Layer::packed(Algorithm algorithm) const {
+}  // namespace
+
+void Layer::prepare() const {
+  if (allowed_ != Algorithm::kAuto) packed(allowed_, {run_serially, nullptr});
+}
+
+const Packed& Layer::packed(Algorithm algorithm, const Parallel& parallel) const {
   const int i = static_cast<int>(algorithm);
-  std::call_once(once_[i], [&] { packed_[i] = isa_->pack(algorithm, shape_, weights_); });
+  std::call_once(once_[i], [&] {
+    std::unique_ptr<Packed> packed = isa_->pack(algorithm, shape_, weights_);
+    Fill fill{packed.get(), &weights_};
+    // In training weights are packed for each run, so it counts. Otherwise once, and others may wait for it: then not
+    // on threads that they may be.
+    const Parallel& chosen = weights_.hollow ? parallel : Parallel{run_serially, nullptr};
+    chosen.run(chosen.context, Fill::piece, packed->fills(), &fill);
+    packed_[i] = std::move(packed);
+  });
   return *packed_[i];
 }
 
@@ -144,6 +170,8 @@ Algorithm Layer::algorithm_for(int64_t batch, int64_t height, int64_t width) con
   output_size(height, width, &run.out_height, &run.out_width);
   Algorithm best = Algorithm::kDirect;
   for (Algorithm candidate : {Algorithm::kWinograd2, Algorithm::kWinograd4}) {
+    // In training results are to be those of PyTorch's own operators: F(4x4) is less exact than they are.
+    if (weights_.hollow && candidate == Algorithm::kWinograd4) continue;
     if (cost(candidate, run) < cost(best, run)) best = candidate;
   }
   return best;
@@ -189,7 +217,7 @@ void Layer::run(const float* x, const float* residual, float* y, int64_t batch, 
   check_elements(batch, height, width, shape_.in_channels);
   check_elements(batch, run.out_height, run.out_width, shape_.out_channels);
   if (!batch) return;
-  const Packed& chosen = packed(algorithm_for(batch, height, width));
+  const Packed& chosen = packed(algorithm_for(batch, height, width), parallel);
   Work w{&chosen, &run, &scratch, chosen.scratch_bytes(run), chosen.items(run), 0, {false}};
   // Some shares more than two threads need, so that they end together; and one for each core, as far as there are
   // items.

@@ -47,10 +47,15 @@ struct Run {
   int64_t batch, height, width, out_height, out_width;
 };
 
+struct Weights;
+
 // A layer with its weights packed for one algorithm on one instruction set.
 class Packed {
  public:
   virtual ~Packed() = default;
+  // The weights are copied into it piece by piece.
+  virtual size_t fills() const = 0;
+  virtual void fill(const Weights& weights, size_t i) = 0;
   virtual size_t items(const Run& run) const = 0;
   virtual size_t scratch_bytes(const Run& run) const = 0;  // of one item
   virtual void item(const Run& run, size_t i, void* scratch) const = 0;
@@ -63,7 +68,7 @@ struct Weights {
   const float* bias;   // (N) or null
   float low, high;     // clamp
 
-  // For training, the direct algorithm only. Hollow: w_kxk is (N, M/P, K*K - 1), without the centre, which is in `w`.
+  // For training, HetConv only. Hollow: w_kxk is (N, M/P, K*K - 1), without the centre, which is in `w`.
   // Transposed: of a layer of stride 1 those of its opposite, which takes gradients of the output to gradients of the
   // input: `w` is (M, N) and w_kxk (M, N/P, taps), and the taps count from the last.
   bool hollow = false, transposed = false;
@@ -91,7 +96,7 @@ struct Isa {
   void (*pool_row)(const PoolShape&, const float* image, float* row, int64_t height, int64_t width, int64_t channels,
                    int64_t out_y, int64_t out_width);
   bool (*available)();
-  std::unique_ptr<Packed> (*pack)(Algorithm, const LayerShape&, const Weights&);  // any algorithm but kAuto
+  std::unique_ptr<Packed> (*pack)(Algorithm, const LayerShape&, const Weights&);  // to be filled; not kAuto
   void (*weight_gradient)(const LayerShape&, const GradientRun&, const Parallel&);
   int width;  // floats a vector
 };
@@ -134,7 +139,7 @@ class Layer {
 
  private:
   double cost(Algorithm algorithm, const Run& run) const;
-  const Packed& packed(Algorithm algorithm) const;
+  const Packed& packed(Algorithm algorithm, const Parallel& parallel) const;
 
   LayerShape shape_;
   Weights weights_;

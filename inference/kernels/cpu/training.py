@@ -8,9 +8,9 @@ import ctypes
 import functools
 from typing import Any, NamedTuple
 
-from . import _checked, _functions
+from . import ALGORITHMS, _checked, _functions
 
-__all__ = ['Geometry', 'Threads', 'forward', 'input_gradient', 'weight_gradient']
+__all__ = ['Geometry', 'Options', 'check_library', 'forward', 'input_gradient', 'weight_gradient']
 
 
 class Geometry(NamedTuple):
@@ -27,15 +27,16 @@ class Geometry(NamedTuple):
     width: int
 
 
-class Threads(NamedTuple):
-    """How many, and whose; `openmp` and `isa` as of `Layer`."""
+class Options(NamedTuple):
+    """How to run; `openmp`, `algorithm` and `isa` as of `Layer`, but 'auto' leaves out F(4x4), which is less exact."""
 
-    number: int = 1
+    threads: int = 1
     openmp: int | None = None
+    algorithm: str = 'auto'
     isa: str = ''
 
 
-ONE = Threads()
+DEFAULT = Options()
 
 
 @functools.cache
@@ -43,10 +44,18 @@ def _function(name: str) -> Any:
     pointer, number, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
     function = _functions()[name]
     arrays: list[Any] = [pointer] * 4
+    tail: list[Any] = []
     if name == 'hetconv_train':
         arrays = [*[pointer] * 3, ctypes.c_int32, *[pointer] * 2]
-    function.argtypes = [pointer, *arrays, *[number] * 3, size, pointer, ctypes.c_char_p, ctypes.c_char_p, size]
+        tail = [ctypes.c_int32]
+    function.argtypes = [pointer, *arrays, *[number] * 3, size, pointer, *tail, *[ctypes.c_char_p] * 2, size]
     return function
+
+
+def check_library() -> None:
+    """Raises AttributeError where the library was built before it could train."""
+    for name in ('hetconv_train', 'hetconv_weight_gradient'):
+        _function(name)
 
 
 @functools.lru_cache(1024)
@@ -58,7 +67,8 @@ def _shape(geometry: Geometry, opposite: bool) -> ctypes.Array:
     return (ctypes.c_int32 * 13)(*numbers)
 
 
-def _call(name: str, geometry: Geometry, opposite: bool, threads: Threads, *arguments: int | None) -> None:
+def _call(name: str, geometry: Geometry, opposite: bool, options: Options, *arguments: int | None) -> None:
+    tail = [ALGORITHMS[options.algorithm]] if name == 'hetconv_train' else []
     _checked(
         _function(name),
         _shape(geometry, opposite),
@@ -66,36 +76,39 @@ def _call(name: str, geometry: Geometry, opposite: bool, threads: Threads, *argu
         geometry.batch,
         geometry.height,
         geometry.width,
-        threads.number,
-        threads.openmp,
-        threads.isa.encode(),
+        options.threads,
+        options.openmp,
+        *tail,
+        options.isa.encode(),
     )
 
 
-def forward(geometry: Geometry, w: int, w_kxk: int, bias: int | None, x: int, y: int, threads: Threads = ONE) -> None:
+def forward(
+    geometry: Geometry, w: int, w_kxk: int, bias: int | None, x: int, y: int, options: Options = DEFAULT
+) -> None:
     """y (B, H', W', N) = HetConv(x), x (B, H, W, M); `bias` (N,) or None.
 
     Raises:
         ValueError: Sizes that make no sense.
     """
-    _call('hetconv_train', geometry, False, threads, w, w_kxk, bias, 0, x, y)
+    _call('hetconv_train', geometry, False, options, w, w_kxk, bias, 0, x, y)
 
 
-def input_gradient(geometry: Geometry, w: int, w_kxk: int, grad: int, grad_x: int, threads: Threads = ONE) -> None:
+def input_gradient(geometry: Geometry, w: int, w_kxk: int, grad: int, grad_x: int, options: Options = DEFAULT) -> None:
     """grad_x (B, H, W, M) from grad (B, H, W, N), at stride 1: itself a HetConv, with the weights transposed.
 
     Raises:
         ValueError: A stride above 1, or sizes that make no sense.
     """
-    _call('hetconv_train', geometry, True, threads, w, w_kxk, None, 1, grad, grad_x)
+    _call('hetconv_train', geometry, True, options, w, w_kxk, None, 1, grad, grad_x)
 
 
 def weight_gradient(
-    geometry: Geometry, x: int, grad: int, grad_w: int, grad_w_kxk: int, threads: Threads = ONE
+    geometry: Geometry, x: int, grad: int, grad_w: int, grad_w_kxk: int, options: Options = DEFAULT
 ) -> None:
     """grad_w (N, M) and grad_w_kxk (N, M/P, K*K - 1) from x (B, H, W, M) and grad (B, H', W', N).
 
     Raises:
         ValueError: Sizes that make no sense.
     """
-    _call('hetconv_weight_gradient', geometry, False, threads, x, grad, grad_w, grad_w_kxk)
+    _call('hetconv_weight_gradient', geometry, False, options, x, grad, grad_w, grad_w_kxk)

@@ -99,7 +99,8 @@ class WeightGradient {
     tiles_.push_back(tile);
   }
 
-  // Cuts output channels [begin, end) into tiles of up to `most` vectors. A last one that is not full reaches back over the one before.
+  // Cuts output channels [begin, end) into tiles of up to `most` vectors. A last one that is not full reaches back over
+  // the one before.
   template <class Use>
   static void cut_vectors(int begin, int end, int most, Use use) {
     for (int i = begin; i < end;) {

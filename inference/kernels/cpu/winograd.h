@@ -22,6 +22,9 @@ class Winograd : public Packed {
     low_ = weights.low, high_ = weights.high;
   }
 
+  size_t fills() const override { return weights_.fills(); }
+  void fill(const Weights& weights, size_t i) override { weights_.fill(weights, i); }
+
   size_t items(const Run& run) const override { return blocks(run) * weights_.chunks; }
 
   size_t scratch_bytes(const Run& run) const override {

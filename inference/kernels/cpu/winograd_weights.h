@@ -2,6 +2,7 @@
 #pragma once
 
 #include "channels.h"
+#include "weight_view.h"
 #include "winograd_points.h"
 #include "winograd_transforms.h"
 
@@ -23,8 +24,18 @@ class WinogradWeights {
     while (groups < s_.part && (s_.part % groups || groups * std::min(m_, n_) < lanes)) groups++;
     chunks = s_.part / groups;
     in_channels = groups * m_, out_channels = groups * n_;
-    pack_products(weights);
-    if (pointwise) pack_pointwise(weights);
+    add_products();
+    if (pointwise) add_pointwise();
+  }
+
+  // The weights of one tile.
+  size_t fills() const { return products.tiles.size() + others.tiles.size(); }
+  void fill(const Weights& weights, size_t i) {
+    if (i < products.tiles.size()) {
+      transform_kernels(weights, products.tiles[i]);
+    } else {
+      fill_pointwise(weights, others.tiles[i - products.tiles.size()]);
+    }
   }
 
   size_t bytes() const { return (u.size() + w.size()) * sizeof(float); }
@@ -50,21 +61,18 @@ class WinogradWeights {
   Buffer w;
 
  private:
-  bool own(int out, int in) const { return in / m_ == out / n_; }
-
-  void pack_products(const Weights& weights) {
+  void add_products() {
     auto add_tile = [&](int first, int width) {
       const int begin = first / n_ * m_, end = ((first + width - 1) / n_ + 1) * m_;
-      auto unknown = [](int, int) { return 0.0f; };
       products.add(first, width);
       // Lanes can be used where the input channels of all groups of a tile lie within one vector.
       const int channel = begin % in_channels, lane = channel % kWidth;
       if (n_ < kWidth && width == kWidth && lane + end - begin <= kWidth) {
-        products.add_segment(0, begin, m_, unknown);
+        products.add_segment(0, begin, m_);
         products.segments.back().vector = Segment::kLanes;
         for (int j = 0; j < kWidth; j++) products.tiles.back().lane[j] = (first + j) / n_ * m_ - begin + lane;
       } else {
-        products.add_segment(0, begin, end - begin, unknown);
+        products.add_segment(0, begin, end - begin);
       }
       products.segments.back().channel = channel;
     };
@@ -84,26 +92,21 @@ class WinogradWeights {
       out_vector.push_back(out_vectors);
       out_vectors += products.tiles[t].vectors;
     }
-    u = Buffer(products.stream.size() * kPoints);
-    std::vector<float>().swap(products.stream);
-    for (const ChannelTile& t : products.tiles) transform_kernels(weights, t);
+    u = Buffer(products.floats * kPoints);
   }
 
-  void pack_pointwise(const Weights& weights) {
-    auto pointwise_weight = [&](int out, int in) {
-      return own(out, in) ? 0.0f : weights.w[static_cast<size_t>(out) * s_.in_channels + in];
-    };
+  void add_pointwise() {
     auto add_tile = [&](int first, int width) {
       const int begin = first / n_ * m_, last = first + width - 1, end = (last / n_ + 1) * m_;
       others.add(first, width);
-      others.add_segment(0, 0, begin, pointwise_weight);
+      others.add_segment(0, 0, begin);
       if (n_ == kWidth && width == 2 * kWidth) {  // two groups, each of which needs the other's channels
-        others.add_vector_segment(0, 1, begin, m_, pointwise_weight);
-        others.add_vector_segment(0, 0, begin + m_, m_, pointwise_weight);
+        others.add_segment(0, begin, m_, 1);
+        others.add_segment(0, begin + m_, m_, 0);
       } else if (end - begin > m_) {
-        others.add_segment(0, begin, end - begin, pointwise_weight);
+        others.add_segment(0, begin, end - begin);
       }
-      others.add_segment(0, end, s_.in_channels - end, pointwise_weight);
+      others.add_segment(0, end, s_.in_channels - end);
     };
     for (int begin = 0; begin < s_.out_channels; begin += out_channels) {
       const int end = begin + out_channels;
@@ -115,9 +118,22 @@ class WinogradWeights {
       }
     }
     other_tiles = static_cast<int>(others.tiles.size()) / chunks;
-    w = Buffer(others.stream.size());
-    std::copy(others.stream.begin(), others.stream.end(), w.data());
-    std::vector<float>().swap(others.stream);
+    w = Buffer(others.floats);
+  }
+
+  void fill_pointwise(const Weights& weights, const ChannelTile& t) {
+    float* to = w.data() + t.weight;
+    for (int i = t.segment; i < t.segment + t.total; i++) {
+      const Segment& s = others.segments[i];
+      const int lanes = ChannelTiles::lanes(t, s), skip = std::max(s.vector, 0) * kWidth;
+      const int width = std::min(lanes, t.width - skip);
+      pointwise_view(s_, weights, t.first + skip, s.channel).copy(to, lanes, width, s.count);
+      for (int j = 0; j < width; j++) {  // those of its own group are in the products
+        const int own = (t.first + skip + j) / n_ * m_ - s.channel;
+        for (int c = std::max(own, 0); c < std::min(own + m_, s.count); c++) to[static_cast<size_t>(c) * lanes + j] = 0;
+      }
+      to += static_cast<size_t>(s.count) * lanes;
+    }
   }
 
   // A segment's channels, cut where a vector of them ends.
@@ -131,35 +147,51 @@ class WinogradWeights {
     return pieces;
   }
 
-  // U = G k G^T of one 3x3 kernel, in double: it is done once.
-  static void transform_kernel(const float* k, float centre, double (&u)[kPoints]) {
+  // U = G k G^T of one 3x3 kernel a lane, in double, stored `point` floats apart.
+  static void transform_lanes(const double (&k)[9][kWidth], float* to, size_t point) {
     constexpr auto& g = Transforms<kOut>::kernel;
-    double t[kIn][3];
+    double t[kIn][3][kWidth];
     for (int i = 0; i < kIn; i++) {
       for (int q = 0; q < 3; q++) {
-        t[i][q] = 0;
-        for (int r = 0; r < 3; r++) t[i][q] += g[i][r] * (k[3 * r + q] + (r == 1 && q == 1 ? double(centre) : 0));
+        for (int j = 0; j < kWidth; j++) t[i][q][j] = g[i][0] * k[q][j] + g[i][1] * k[3 + q][j] + g[i][2] * k[6 + q][j];
       }
     }
     for (int i = 0; i < kIn; i++) {
-      for (int j = 0; j < kIn; j++) u[i * kIn + j] = t[i][0] * g[j][0] + t[i][1] * g[j][1] + t[i][2] * g[j][2];
+      for (int l = 0; l < kIn; l++, to += point) {
+        for (int j = 0; j < kWidth; j++) {
+          to[j] = static_cast<float>(t[i][0][j] * g[l][0] + t[i][1][j] * g[l][1] + t[i][2][j] * g[l][2]);
+        }
+      }
     }
   }
 
   void transform_kernels(const Weights& weights, const ChannelTile& t) {
-    const int lanes = t.vectors * kWidth;
+    for (int v = 0; v < t.vectors; v++) transform_vector(weights, t, v * kWidth);
+  }
+
+  // The lanes from `skip` on of a tile, zero for channels of another group.
+  void transform_vector(const Weights& weights, const ChannelTile& t, int skip) {
     const Segment& s = products.segments[t.segment];
-    float* to = u.data() + kPoints * t.weight;
-    for (int j = 0; j < t.width; j++) {
-      const int out = t.first + j;
-      for (int c = 0; c < s.count; c++) {
-        const int in = (s.vector == Segment::kLanes ? out : t.first) / n_ * m_ + c;
-        if (!own(out, in)) continue;
-        double points[kPoints];
-        const float centre = weights.w ? weights.w[static_cast<size_t>(out) * s_.in_channels + in] : 0.0f;
-        transform_kernel(weights.w_kxk + (static_cast<size_t>(out) * m_ + in % m_) * 9, centre, points);
-        for (int k = 0; k < kPoints; k++) to[k * point_size(t) + c * lanes + j] = static_cast<float>(points[k]);
+    const int lanes = t.vectors * kWidth, width = std::min(kWidth, t.width - skip);
+    WeightView own[9][kWidth], centre[kWidth];
+    int first[kWidth];  // where in the segment a lane's group begins
+    for (int j = 0; j < width; j++) {
+      const int out = t.first + skip + j;
+      first[j] = s.vector == Segment::kLanes ? 0 : (out / n_ - t.first / n_) * m_;
+      for (int tap = 0; tap < 9; tap++) own[tap][j] = own_view(s_, weights, out, tap);
+      if (weights.w) centre[j] = pointwise_view(s_, weights, out, out / n_ * m_);
+    }
+    float* to = u.data() + kPoints * t.weight + skip;
+    for (int c = 0; c < s.count; c++, to += lanes) {
+      double k[9][kWidth] = {};
+      for (int j = 0; j < width; j++) {
+        const int in = c - first[j];
+        if (in < 0 || in >= m_) continue;
+        for (int tap = 0; tap < 9; tap++) k[tap][j] = own[tap][j].at[in * own[tap][j].in];
+        if (weights.hollow) k[4][j] = 0;
+        if (weights.w) k[4][j] += centre[j].at[in * centre[j].in];
       }
+      transform_lanes(k, to, point_size(t));
     }
   }
 
