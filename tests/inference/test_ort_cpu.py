@@ -191,7 +191,7 @@ def test_build(tmp_path):
     again, _ = build(str(tmp_path / 'exported.onnx'), 'ort-cpu')
     assert operators(again) == operators(lowered)
     assert {entry.key for entry in lowered.metadata_props} >= {'hetconv', 'plugin'}
-    with pytest.raises(UserError, match='nothing is built for engine'):
+    with pytest.raises(UserError, match='unknown engine to build for'):
         build(name, 'tflite')
     with pytest.raises(UserError, match='has its weights already'):
         build(str(tmp_path / 'exported.onnx'), 'ort-cpu', tmp_path / 'x.pth')
