@@ -105,7 +105,7 @@ def reproduce(
             raise RunFailed(f'{plan.name} was not begun')
         revisions = _revisions(timm_dir)
         if training.complete:
-            seconds = training._before
+            seconds = training.seconds
         else:
             clock.begin(training)
             seconds = training.run(timm_dir, threads, max(cores // jobs, 1), told)

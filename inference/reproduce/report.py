@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ..files import write_together
 from .plot import plot_accuracy
-from .results import Result
+from .recipes import load_recipe
+from .results import load_results
 from .summary import Difference, Group, Row, claims, difference, groups
 
 __all__ = ['write_accuracy']
@@ -26,11 +27,7 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
     """
     import jinja2
 
-    from .results import load_results
-
-    load_results(results)  # its errors
-    paths = sorted(results.rglob('*.json'))
-    found = groups([(os.path.relpath(path, folder), Result.load(path)) for path in paths])
+    found = groups([(os.path.relpath(path, folder), result) for path, result in load_results(results).items()])
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('inference'),
         undefined=jinja2.StrictUndefined,
@@ -56,7 +53,8 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
 
 def _limits(found: list[Group]) -> str:
     epochs = max(group.epochs for group in found)
-    return f": the longest run here has {epochs} epochs, the recipes with the paper's settings have 200"
+    whole = load_recipe('vgg16_cifar').settings['epochs']
+    return f": the longest run here has {epochs} epochs, the recipes with the paper's settings have {whole}"
 
 
 def _top1(row: Row) -> str:

@@ -70,11 +70,6 @@ class Result(BaseModel):
     seconds: float
     resumed_at: list[int]
 
-    @property
-    def best_top1(self) -> float:
-        """Of the best epoch."""
-        return max(epoch.top1 for epoch in self.curve)
-
     def save(self, path: Path) -> None:
         """Write it, whole or not at all."""
         write_atomically(path, self.model_dump_json(indent=1).encode() + b'\n')
@@ -96,13 +91,13 @@ class Result(BaseModel):
             raise UserError(f'{path} is no result of `hetconv reproduce`, or damaged{where}') from error
 
 
-def load_results(folder: Path) -> list[Result]:
-    """All results in a folder and the folders in it, by model, recipe, epochs and seed.
+def load_results(folder: Path) -> dict[Path, Result]:
+    """All results in a folder and the folders in it, in the order of their paths.
 
     Raises:
         UserError: There is none, or a file is something else.
     """
-    results = [Result.load(path) for path in sorted(folder.rglob('*.json'))]
+    results = {path: Result.load(path) for path in sorted(folder.rglob('*.json'))}
     if not results:
         raise UserError(f'{folder} has no results of `hetconv reproduce`')
-    return sorted(results, key=lambda result: (result.model, result.recipe, result.epochs, result.seed))
+    return results

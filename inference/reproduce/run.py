@@ -90,6 +90,7 @@ class Training:
         resumed_at: Epochs at which it went on, this time and earlier.
         note: What a user should know of its beginning: '' or that it goes on, or why it cannot.
         done: Epochs, and the share of the one that runs.
+        seconds: Of the parts that have ended.
     """
 
     plan: Plan
@@ -100,13 +101,13 @@ class Training:
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._before = 0.0
+        self.seconds = 0.0
         self._process: subprocess.Popen | None = None
         self._stop = threading.Event()
         state = self.folder / STATE
         try:
             earlier = json.loads(state.read_text())
-            self._before, self.resumed_at = float(earlier['seconds']), list(earlier['resumed_at'])
+            self.seconds, self.resumed_at = float(earlier['seconds']), list(earlier['resumed_at'])
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError):
@@ -172,12 +173,12 @@ class Training:
             raise UserError(f'{log}: {error.strerror}; what was done is kept') from error
         finally:
             self._end()
-            self._save_state(self._before + time.monotonic() - started)
+            self._save_state(self.seconds + time.monotonic() - started)
         if self._process.returncode or not self.complete:
             raise RunFailed(f'{self.plan.name} {_reason(self._process.returncode, tail)}; all it said: {log}')
         self.done = self.plan.total
         report(self)
-        return self._before + time.monotonic() - started
+        return self.seconds + time.monotonic() - started
 
     def stop(self) -> None:
         """End the process from another thread, with those that read its images."""
@@ -220,7 +221,7 @@ class Training:
         if (self.folder / 'summary.csv').exists():
             os.replace(self.folder / 'summary.csv', self.folder / 'summary-before.csv')
             self.note = f'{self.note}, ' * bool(self.note) + 'begins again'
-        self._before, self.resumed_at, self.done = 0.0, [], 0.0
+        self.seconds, self.resumed_at, self.done = 0.0, [], 0.0
         return None
 
 

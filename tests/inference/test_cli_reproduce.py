@@ -46,7 +46,7 @@ def test_runs_and_results(hetconv, monkeypatch):
     assert code == 0, errors
     assert 'hetconv_resnet20_cifar_p4-cifar_short-2-s0: top-1 60.00% in 0 min' in output
     assert '2 of 2 runs are finished: results' in output
-    models = [result.model for result in load_results(Path('results'))]
+    models = [result.model for result in load_results(Path('results')).values()]
     assert models == ['hetconv_resnet20_cifar_p1', 'hetconv_resnet20_cifar_p4']
     monkeypatch.setenv('FAKE_TRAIN', 'error 0')
     code, output, _ = hetconv(*args[:-1], 'others', '--output', 'others')

@@ -61,7 +61,7 @@ def test_results(reproduce, tmp_path):
     plans = [plan(seed=seed) for seed in range(2)]
     outcome = reproduce(plans, jobs=2)
     assert outcome.failed == []
-    found = load_results(tmp_path / 'results')
+    found = list(load_results(tmp_path / 'results').values())
     assert found == sorted(outcome.finished, key=lambda result: result.seed)
     for seed, result in enumerate(found):
         check(result, seed)
