@@ -1,6 +1,5 @@
 """`hetconv build` for TensorRT-RTX: what it writes and prints, its exit codes, and that a mistake costs one line."""
 
-import importlib.util
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from needs import needs_rtx
 
 from inference import cli
 from inference.export import save_model
@@ -18,9 +18,7 @@ from inference.tensorrt.manifest import check
 
 SMALL = 'hetconv_resnet20_cifar_p4'
 RTX = ('--engine', 'tensorrt-rtx')
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec('tensorrt_rtx') is None, reason='TensorRT-RTX is not installed'
-)
+pytestmark = needs_rtx
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Real engines of TensorRT-RTX, built without a GPU; and TensorRT's own options, with TensorRT-RTX in its place."""
 
 import dataclasses
-import importlib.util
 import os
 import signal
 import threading
@@ -9,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import timm
+from needs import needs_rtx
 from onnx import TensorProto, helper, numpy_helper
 
 import timm_hetconv
@@ -26,11 +26,6 @@ from inference.tensorrt.options import BuildOptions, resolve
 SMALL = 'hetconv_resnet20_cifar_p4'
 SMS = (75, 80, 86, 89, 120)
 BYTES = {'fp32': 4, 'fp16': 2, 'bf16': 2}
-
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec('tensorrt_rtx') is None,
-    reason='TensorRT-RTX is not installed',
-)
 
 
 def rtx(**settings):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_cuda import FakeGpu, FakeLibcuda, installed
+from needs import needs_rtx
 
 from inference.errors import UserError
 from inference.tensorrt import builder as builder_module
@@ -17,13 +18,6 @@ from inference.tensorrt.builder import build_engine, lower
 from inference.tensorrt.options import BuildOptions, resolve
 
 SMALL = 'hetconv_resnet20_cifar_p4'
-SMS = (75, 80, 86, 89, 120)
-BYTES = {'fp32': 4, 'fp16': 2, 'bf16': 2}
-
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec('tensorrt_rtx') is None,
-    reason='TensorRT-RTX is not installed',
-)
 
 
 @pytest.fixture
