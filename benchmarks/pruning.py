@@ -163,7 +163,7 @@ def _result(model: str, trainer: 'Trainer', settings: dict[str, Any], data: 'Dat
     from pruning_methods import TOLERANCE
 
     import timm_hetconv
-    from inference.environment import describe_environment
+    from inference.reproduce.provenance import data_facts, machine_facts, own_revision
     from inference.reproduce.results import Result
 
     cost = timm_hetconv.count(trainer.pruned)
@@ -179,20 +179,11 @@ def _result(model: str, trainer: 'Trainer', settings: dict[str, Any], data: 'Dat
         epochs=trainer.epochs,
         curve=trainer.curve,
         top1=trainer.curve[-1].top1,
-        data={
-            'name': data.name,
-            'checksum': data.checksum,
-            'train': data.train,
-            'val': data.val,
-            'classes': data.classes,
-        },
-        code=_revision(),
+        data=data_facts(data),
+        # timm is an installed package here, and is among the versions.
+        code=own_revision('timm_hetconv', 'recipes', 'benchmarks/*.py'),
         versions={package: version(package) for package in ('timm-hetconv', 'torch', 'timm', 'torch-pruning')},
-        machine={
-            'device': device,
-            'processor': torch.cuda.get_device_name() if device == 'cuda' else describe_environment([])['cpu'],
-            'threads': torch.get_num_threads(),
-        },
+        machine=machine_facts(device, torch.get_num_threads()),
         seconds=round(trainer.seconds, 1),
         resumed_at=trainer.resumed_at,
     )
@@ -222,21 +213,6 @@ def _check(args: argparse.Namespace) -> None:
 
         if not torch.cuda.is_available():
             raise UserError('--device cuda: PyTorch finds no GPU')
-
-
-def _revision() -> dict[str, object]:
-    """Of this project; timm is an installed package here, and is among the versions."""
-    import subprocess
-
-    def git(*words: str) -> str | None:
-        command = ['git', '-C', str(Path(__file__).resolve().parents[1]), *words]
-        try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return None
-
-    status = git('status', '--porcelain', '--untracked-files=no', 'timm_hetconv', 'recipes', 'benchmarks/*.py')
-    return {'revision': git('rev-parse', 'HEAD'), 'changed': None if status is None else bool(status)}
 
 
 if __name__ == '__main__':

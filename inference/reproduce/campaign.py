@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import UserError
+from .provenance import data_facts, machine_facts, own_revision, revision_of
 from .results import Result
 from .run import Plan, RunFailed, Training
 
@@ -103,7 +103,8 @@ def reproduce(
         trainings.append(training)
         if stopped.is_set():
             raise RunFailed(f'{plan.name} was not begun')
-        revisions = _revisions(timm_dir)
+        # Before the run: what it began with.
+        code = {**own_revision('timm_hetconv', 'recipes'), 'timm_revision': revision_of(timm_dir)}
         if training.complete:
             seconds = training.seconds
         else:
@@ -111,7 +112,7 @@ def reproduce(
             seconds = training.run(timm_dir, threads, max(cores // jobs, 1), told)
         if training.note:
             say(f'{plan.name}: {training.note}')
-        result = _result(plan, training, seconds, revisions, threads)
+        result = _result(plan, training, seconds, code, threads)
         results.mkdir(parents=True, exist_ok=True)
         result.save(results / f'{plan.name}.json')
         say(f'{plan.name}: top-1 {result.top1:.2f}% in {result.seconds / 60:.0f} min')
@@ -251,36 +252,16 @@ def _check_space(plans: Sequence[Plan], output: Path, results: Path) -> None:
         )
 
 
-def _revisions(timm_dir: Path) -> dict[str, object]:
-    def git(folder: Path, *words: str) -> str | None:
-        try:
-            done = subprocess.run(['git', '-C', str(folder), *words], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
-
-    here = Path(__file__).resolve().parents[2]
-    status = git(here, 'status', '--porcelain', '--untracked-files=no', 'timm_hetconv', 'recipes')
-    return {
-        'revision': git(here, 'rev-parse', 'HEAD'),
-        'changed': bool(status) if status is not None else None,
-        'timm_revision': git(timm_dir, 'rev-parse', 'HEAD'),
-    }
-
-
-def _result(plan: Plan, training: Training, seconds: float, revisions: dict, threads: int) -> Result:
+def _result(plan: Plan, training: Training, seconds: float, code: dict, threads: int) -> Result:
     import timm
     import torch
 
     import timm_hetconv
 
-    from ..environment import describe_environment
-
     settings = plan.recipe.settings
     model = timm.create_model(plan.model, num_classes=settings.get('num_classes', 1000), device='meta')
     cost = timm_hetconv.count(model)
     curve = training.curve
-    processor = torch.cuda.get_device_name() if plan.device == 'cuda' else describe_environment([])['cpu']
     return Result(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         model=plan.model,
@@ -292,16 +273,10 @@ def _result(plan: Plan, training: Training, seconds: float, revisions: dict, thr
         epochs=plan.total,
         curve=curve,
         top1=curve[-1].top1,
-        data={
-            'name': plan.data.name,
-            'checksum': plan.data.checksum,
-            'train': plan.data.train,
-            'val': plan.data.val,
-            'classes': plan.data.classes,
-        },
-        code=revisions,
+        data=data_facts(plan.data),
+        code=code,
         versions={'timm-hetconv': version('timm-hetconv'), 'torch': torch.__version__},
-        machine={'device': plan.device, 'processor': processor, 'threads': threads},
+        machine=machine_facts(plan.device, threads),
         seconds=round(seconds, 1),
         resumed_at=training.resumed_at,
     )

@@ -186,7 +186,7 @@ def test_the_rate_starts_again_with_what_is_left(trainer, recipe):
 @pytest.mark.parametrize('method', pruning_methods.METHODS)
 def test_result(command, recipe, tmp_path, method):
     assert command('--method', method) == 0
-    (result,) = load_results(tmp_path / 'results')
+    (result,) = load_results(tmp_path / 'results').values()
     assert result.model == f'hetconv_resnet20_cifar_p1+{method}'
     assert [path.name for path in (tmp_path / 'results').iterdir()] == [f'{result.model}-cifar_short-2-s0.json']
     assert (result.recipe, result.epochs, len(result.curve)) == ('cifar_short', 2, 2)
@@ -221,7 +221,7 @@ def test_interrupted_and_resumed_is_as_uninterrupted(command, tmp_path, monkeypa
         assert [command(*words) for _ in range(3)] == [130] * 3
     assert not list((tmp_path / 'results').glob('*.json'))
     assert command(*words) == 0
-    (whole,), (resumed,) = load_results(tmp_path / 'whole'), load_results(tmp_path / 'results')
+    (whole,), (resumed,) = (load_results(tmp_path / name).values() for name in ('whole', 'results'))
     assert resumed.resumed_at == [1, 2, 3]
     assert resumed.model.endswith(f'+{method}@2')
     assert resumed.curve == whole.curve
