@@ -22,6 +22,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import timm_hetconv
+from timm_hetconv._memory import keep_freed_memory
 from timm_hetconv.cost import count
 
 RESULT = Path(__file__).parent / 'results' / 'training.json'
@@ -113,6 +114,7 @@ def main():
     parser.add_argument('--json', type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as `python -m timm_hetconv` does
     from inference.environment import describe_environment
 
     result = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}

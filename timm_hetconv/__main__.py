@@ -17,6 +17,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Iterator, List
 
+from ._memory import keep_freed_memory
+
 USAGE = """\
 usage: python -m timm_hetconv SCRIPT ARGS...
        torchrun --nproc-per-node N -m timm_hetconv SCRIPT ARGS...
@@ -95,6 +97,7 @@ def main(args: List[str]) -> int:
         return 2
     script = Path(args[0])
     sys.argv = list(args)
+    keep_freed_memory()
     _register_models(script)
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         _let_ddp_run_on_cpus()

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import UserError
+from ..worker_process import available_cores
 from .provenance import data_facts, machine_facts, own_revision, revision_of
 from .results import Result
 from .run import Plan, RunFailed, Training
@@ -84,7 +85,7 @@ def reproduce(
     if todo:
         _check_space(todo, output, results)
     outcome = Outcome(finished, [])
-    cores = os.cpu_count() or 1
+    cores = len(available_cores())
     threads = max(cores // jobs, 1)
     trainings: list[Training] = []
     clock = _Clock(todo)
