@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 import typer
 
 from .cli_build import build
+from .cli_calibrate import calibrate
 from .cli_common import Checkpoint, Model, require_parent
 from .cli_reproduce import reproduce
 from .errors import UserError
@@ -134,6 +135,7 @@ def export(
 
 
 app.command()(build)  # of cli_build.py
+app.command()(calibrate)  # of cli_calibrate.py
 app.command()(reproduce)  # of cli_reproduce.py
 
 

@@ -79,6 +79,7 @@ def export_model(
     graph = program.model
     # The kernels are put together from the stored taps in the graph; with no limit on size they become constants.
     optimizer.fold_constants(graph, input_size_limit=1 << 40, output_size_limit=1 << 40)
+    _name_layers(graph)
     rewriter.rewrite(graph, pattern_rewrite_rules=fold_batchnorm.rules)
     optimizer.remove_unused_nodes(graph)
     proto = ir.to_proto(graph)
@@ -89,6 +90,16 @@ def export_model(
     _describe(proto, config, input_size, cost, weights)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _name_layers(model: Any) -> None:
+    """Call HetConv2d nodes after their modules, 'stages.0.0.conv1': of a Conv or Gemm the weight says it."""
+    import ast
+
+    for node in model.graph:
+        scopes = node.metadata_props.get('pkg.torch.onnx.name_scopes')
+        if node.domain == DOMAIN and scopes:
+            node.name = ast.literal_eval(scopes)[-2]
 
 
 def _describe(

@@ -59,7 +59,10 @@ class FoldBatchNormIntoHetConv(RewriteRuleClassBase):
             op.initializer(ir.Tensor(array.astype(weight.dtype)), name=f'{y.name}.{name}')
             for name, array in arrays.items()
         ]
-        return op.HetConv2d(x, *inputs, _domain=DOMAIN, **dict(node.attributes))
+        folded = op.HetConv2d(x, *inputs, _domain=DOMAIN, **dict(node.attributes))
+        # Of its module; the rewriter would find another.
+        folded.producer().name = node.name
+        return folded
 
 
 def _array(value: Any) -> np.ndarray:

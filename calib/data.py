@@ -1,0 +1,170 @@
+"""Images for calibration and evaluation, prepared as the network's metadata says: folders, arrays, any iterable.
+
+A source gives batches (images, labels): images float32 (B, C, H, W), normalised; labels int64 (B,), or None where there
+are none.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+from inference.errors import UserError
+
+__all__ = ['Arrays', 'Batch', 'Folder', 'batches_of', 'open_source']
+
+Batch = tuple[np.ndarray, Optional[np.ndarray]]
+
+
+@dataclass
+class Folder:
+    """Some of the images in a folder: the same ones for the same seed.
+
+    Args:
+        root: Images in folders, one a class; or without classes, and then without labels.
+        facts: Metadata of the network: input_size, mean, std, interpolation, crop_pct.
+        count: How many images; 0 for all.
+        seed: Of the choice.
+        batch_size: Images a batch; the last has what is left.
+
+    Raises:
+        UserError: No images, or fewer than asked for.
+    """
+
+    root: Path
+    facts: dict[str, Any]
+    count: int = 0
+    seed: int = 0
+    batch_size: int = 32
+    files: list[tuple[str, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        from timm.data.readers.reader_image_folder import find_images_and_targets
+
+        if not self.root.is_dir():
+            raise UserError(f'{self.root}: no such folder of images')
+        files, classes = find_images_and_targets(str(self.root))
+        if not files:
+            raise UserError(f'{self.root} holds no images')
+        self.labelled = len(classes) == self.facts.get('num_classes')
+        if self.count > len(files):
+            raise UserError(f'{self.root} has {len(files)} images, and {self.count} are asked for')
+        order = np.random.default_rng(self.seed).permutation(len(files))
+        self.files = [files[i] for i in order[: self.count or len(files)]]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def digest(self) -> str:
+        """SHA-256 of the images' content, in their order."""
+        digest = hashlib.sha256()
+        for path, _ in self.files:
+            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        return digest.hexdigest()
+
+    def __iter__(self) -> Iterator[Batch]:
+        from timm.data import create_transform
+
+        facts = {key: self.facts[key] for key in _PREPARATION if key in self.facts}
+        facts['input_size'] = tuple(facts['input_size'])
+        transform = create_transform(**facts, is_training=False)
+        mode = 'L' if facts['input_size'][0] == 1 else 'RGB'
+        for start in range(0, len(self.files), self.batch_size):
+            chosen = self.files[start : start + self.batch_size]
+            images = np.stack([_read(path, mode, transform) for path, _ in chosen])
+            yield images, np.array([label for _, label in chosen]) if self.labelled else None
+
+
+_PREPARATION = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
+def _read(path: str, mode: str, transform: Any) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return transform(image.convert(mode)).numpy()
+    except Exception as error:  # whatever a decoder says
+        raise UserError(f'{path} cannot be read as an image: {" ".join(str(error).split())}') from error
+
+
+@dataclass
+class Arrays:
+    """Images in memory, prepared already.
+
+    Args:
+        images: (count, C, H, W), float32.
+        labels: (count,), or None.
+        batch_size: Images a batch; the last has what is left.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    batch_size: int = 32
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def digest(self) -> str:
+        """SHA-256 of the images."""
+        return hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.images), self.batch_size):
+            chosen = slice(start, start + self.batch_size)
+            yield self.images[chosen], None if self.labels is None else self.labels[chosen]
+
+
+def open_source(path: Path, facts: dict[str, Any], split: str, count: int = 0, seed: int = 0) -> 'Folder | Arrays':
+    """A folder of images, its part `split` where it has one, or an .npz with `images` and perhaps `labels`.
+
+    Args:
+        path: A folder, or a file of NumPy.
+        facts: Metadata of the network.
+        split: 'train' or 'val': which folder inside, where there is one.
+        count: How many; 0 for all.
+        seed: Of the choice.
+
+    Raises:
+        UserError: There is none, it has too few images, or an array has another shape.
+    """
+    if path.suffix.lower() not in ('.npz', '.npy'):
+        inside = path / split
+        return Folder(inside if inside.is_dir() else path, facts, count, seed)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        images, labels = (loaded, None) if path.suffix == '.npy' else (loaded['images'], loaded.get('labels'))
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f'{path} is no file of NumPy with `images`: {error}') from error
+    if len(images) < max(count, 1):
+        raise UserError(f'{path} has {len(images)} images' + (f', and {count} are asked for' if count else ''))
+    order = np.random.default_rng(seed).permutation(len(images))[: count or len(images)]
+    return Arrays(
+        np.asarray(images[order], np.float32), None if labels is None else np.asarray(labels)[order]
+    )
+
+
+def batches_of(source: Iterable[Any], input_size: Sequence[int]) -> Iterator[Batch]:
+    """Batches of any source, looked at: also of a torch DataLoader, or of an iterable of arrays.
+
+    Args:
+        source: Gives arrays or tensors (B, C, H, W), or pairs of them and labels (B,).
+        input_size: (C, H, W).
+
+    Raises:
+        UserError: Another shape, or values that are no numbers.
+    """
+    for index, item in enumerate(source):
+        images, labels = (item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None))
+        images = np.ascontiguousarray(np.asarray(images), np.float32)
+        if images.ndim != 4 or list(images.shape[1:]) != list(input_size):
+            raise UserError(
+                f'batch {index} has the shape {tuple(images.shape)}, the network takes (batch, '
+                + f'{", ".join(map(str, input_size))})'
+            )
+        if not np.isfinite(images).all():
+            raise UserError(f'batch {index} has values that are not finite')
+        yield images, None if labels is None else np.asarray(labels)

@@ -1,0 +1,153 @@
+"""Which nodes of an exported network are quantised, under which name, and which tensors that asks ranges of."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from inference.errors import UserError, unknown
+from inference.hetconv_op import DOMAIN, OP_TYPE
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ['Layer', 'check_float_graph', 'find_layers', 'residuals', 'select', 'tensors_of']
+
+# Inputs that are weights, by operator.
+WEIGHTS = {'Conv': (1,), OP_TYPE: (1, 2), 'Gemm': (1,)}
+MIN_OPSET = 13  # QuantizeLinear by channel
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that can be quantised.
+
+    Attributes:
+        name: Of the module that it is of: 'stages.0.0.conv1'.
+        node: Its name in the graph.
+        op_type: 'Conv', 'HetConv2d', 'Gemm'.
+        input: The tensor before it.
+        output: The tensor after it.
+        weights: Names of its initializers, without the bias.
+        macs: Multiply-accumulates an image.
+    """
+
+    name: str
+    node: str
+    op_type: str
+    input: str
+    output: str
+    weights: tuple[str, ...]
+    macs: int
+
+
+def check_float_graph(proto: 'onnx.ModelProto') -> None:
+    """Raises UserError for a graph that cannot be quantised: it is so already, or its opset is too old."""
+    kinds = {node.op_type for node in proto.graph.node}
+    if kinds & {'QuantizeLinear', 'DequantizeLinear', 'QLinearConv', 'QLinearMatMul', 'ConvInteger', 'MatMulInteger'}:
+        raise UserError('the model is quantised already; give the file of `hetconv export`')
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ('', 'ai.onnx')), 0)
+    if opset < MIN_OPSET:
+        raise UserError(f'opset {opset} is too old, INT8 by channel needs {MIN_OPSET}: export the model again')
+
+
+def find_layers(proto: 'onnx.ModelProto') -> list[Layer]:
+    """Layers that can be quantised, in their order.
+
+    Convolutions of pooled tensors, as in squeeze-and-excitation, are not among them: they cost next to nothing, and
+    their sigmoid is sensitive.
+
+    Raises:
+        UserError: There are none.
+    """
+    shapes = _shapes(proto)
+    constants = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+    layers: list[Layer] = []
+    for node in proto.graph.node:
+        places = WEIGHTS.get(node.op_type)
+        if places is None or (node.op_type == OP_TYPE) != (node.domain == DOMAIN):
+            continue
+        weights = tuple(node.input[place] for place in places)
+        output = shapes.get(node.output[0])
+        if not all(weight in constants for weight in weights) or output is None:
+            continue
+        if node.op_type != 'Gemm' and output[2:] == [1, 1]:
+            continue
+        macs = sum(_size(constants[weight][1:]) for weight in weights) * _size(output[1:])
+        if node.op_type == OP_TYPE:  # the centre is in both weights
+            macs -= constants[weights[1]][1] * _size(output[1:])
+        layers.append(
+            Layer(_module(node), node.name, node.op_type, node.input[0], node.output[0], weights, macs)
+        )
+    if not layers:
+        raise UserError('the model has no convolution or linear layer with constant weights')
+    return layers
+
+
+def _module(node: 'onnx.NodeProto') -> str:
+    """Of the module that a node is of: of a Conv and a Gemm the weight has it, a HetConv2d is called after it."""
+    weight = node.input[1]
+    return weight.removesuffix('.weight') if weight.endswith('.weight') and node.op_type != OP_TYPE else node.name
+
+
+def _shapes(proto: 'onnx.ModelProto') -> dict[str, list[int]]:
+    """By tensor; of a dynamic size 0."""
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    return {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]
+        if value.type.HasField('tensor_type')
+    }
+
+
+def _size(sizes: Iterable[int]) -> int:
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+def select(layers: list[Layer], keep_float: Iterable[str]) -> list[Layer]:
+    """Those that are quantised.
+
+    Args:
+        layers: Of `find_layers`.
+        keep_float: Names of layers that are not; 'first' and 'last' are names too.
+
+    Raises:
+        UserError: Unknown layer, or none is left.
+    """
+    names = {layer.name: layer.name for layer in layers}
+    names.update(first=layers[0].name, last=layers[-1].name)
+    kept = set()
+    for name in keep_float:
+        if name not in names:
+            raise unknown('layer', name, names)
+        kept.add(names[name])
+    chosen = [layer for layer in layers if layer.name not in kept]
+    if not chosen:
+        raise UserError('all layers would stay in float: nothing is left to quantise')
+    return chosen
+
+
+def residuals(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
+    """Tensors that are added to a quantised layer's output and are quantised as well: outputs of shortcuts' layers.
+
+    The other addend, the layer's own output, is not: it is added in the accumulator's precision. What is added from
+    before a block is an input of its first layer, and has that one's scale.
+    """
+    outputs = {layer.output for layer in layers}
+    order = {name: index for index, layer in enumerate(layers) for name in [layer.output]}
+    found = []
+    for node in proto.graph.node:
+        if node.op_type == 'Add' and set(node.input) <= outputs:
+            # The one that is computed first; ready when the other, whose epilogue adds it, ends.
+            found.append(min(node.input, key=lambda name: order[name]))
+    return found
+
+
+def tensors_of(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
+    """Activations that get a scale, each once."""
+    return list(dict.fromkeys([*(layer.input for layer in layers), *residuals(proto, layers)]))
+

@@ -1,0 +1,45 @@
+"""What an engine wants of an INT8 graph."""
+
+from dataclasses import dataclass
+
+from inference.errors import unknown
+
+__all__ = ['PRESETS', 'Preset', 'preset_of']
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Types and places of an INT8 graph; weights are S8, symmetric, with a scale an output channel.
+
+    Attributes:
+        name: For whom.
+        signed: Activations are S8 instead of U8.
+        symmetric: Their zero point is the middle of the type: 0, or 128 of U8.
+        pairs: Every reader of a tensor has a QuantizeLinear and a DequantizeLinear of its own, which TensorRT fuses
+            one by one; otherwise they share them.
+    """
+
+    name: str
+    signed: bool = False
+    symmetric: bool = False
+    pairs: bool = False
+
+
+PRESETS = {
+    # A rectified tensor has the zero point 0, and all of its 256 steps above it.
+    'cpu': Preset('cpu'),
+    'openvino': Preset('openvino'),
+    # TensorRT's INT8 is symmetric, and it wants no bias in INT32.
+    'tensorrt': Preset('tensorrt', signed=True, symmetric=True, pairs=True),
+}
+
+
+def preset_of(name: str) -> Preset:
+    """A preset by its name.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name not in PRESETS:
+        raise unknown('preset', name, PRESETS)
+    return PRESETS[name]

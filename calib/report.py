@@ -1,0 +1,83 @@
+"""What a calibration says: a JSON file beside the model, and a table for the terminal."""
+
+import json
+import math
+from typing import Any
+
+from .calibrate import Calibrated, Options
+
+__all__ = ['report_of', 'show', 'to_json']
+
+
+def report_of(name: str, options: Options, result: Calibrated, facts: dict[str, Any]) -> dict[str, Any]:
+    """A calibration as plain values.
+
+    Args:
+        name: Of the float model.
+        options: How it was calibrated.
+        result: What came out.
+        facts: Of the images and the versions.
+    """
+    comparison = result.comparison
+    top1 = comparison.top1 if comparison.labelled else (None, None)
+    total = sum(layer.macs for layer in result.layers)
+    quantised = sum(layer.macs for layer in result.layers if layer.name not in result.kept)
+    return {
+        'model': name,
+        'preset': options.preset,
+        'method': options.method,
+        'reduce_range': options.reduce_range,
+        **facts,
+        'evaluated_images': comparison.images,
+        'top1_float': top1[0],
+        'top1_int8': top1[1],
+        'agreement': comparison.agreement,
+        'drop': comparison.drop,
+        'max_drop': options.max_drop,
+        'passed': result.passed,
+        'macs_in_int8': quantised / total,
+        'layers': [
+            {
+                'name': layer.name,
+                'op_type': layer.op_type,
+                'macs': layer.macs,
+                'int8': layer.name not in result.kept,
+                'sqnr_db': _finite(result.decibel.get(layer.name)),
+            }
+            for layer in result.layers
+        ],
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 2)
+
+
+def to_json(report: dict[str, Any]) -> bytes:
+    """For a file."""
+    return json.dumps(report, indent=1).encode() + b'\n'
+
+
+def show(report: dict[str, Any], worst: int = 5) -> str:
+    """The main lines, and the layers with the most noise."""
+    images = f'{report["evaluated_images"]:,} images'
+    if report['top1_float'] is None:
+        first = f'{report["agreement"]:.2f}% of {images} in the same class as in float'
+    else:
+        first = (
+            f'top-1 {report["top1_float"]:.2f}% in float, {report["top1_int8"]:.2f}% in INT8 on {images}; '
+            f'{report["agreement"]:.2f}% in the same class'
+        )
+    kept = [layer['name'] for layer in report['layers'] if not layer['int8']]
+    lines = [
+        first,
+        f'{100 * report["macs_in_int8"]:.1f}% of the MACs in INT8'
+        + (f'; in float: {", ".join(kept)}' if kept else ''),
+    ]
+    noisy = sorted(
+        (layer for layer in report['layers'] if layer['sqnr_db'] is not None), key=lambda layer: layer['sqnr_db']
+    )
+    lines.append(
+        'least signal to noise: ' + ', '.join(f'{layer["name"]} {layer["sqnr_db"]:.1f} dB' for layer in noisy[:worst])
+    )
+    return '\n'.join(lines)

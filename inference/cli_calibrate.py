@@ -1,0 +1,90 @@
+"""`hetconv calibrate`: an exported model and images to an INT8 model, or a refusal."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .cli_common import require_parent
+from .errors import UserError
+
+__all__ = ['calibrate']
+
+GATE = 3  # exit code of a model that lost too much
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help='ONNX file of `hetconv export`.', show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help='Images: a folder, with train/ and val/ in it or without; or an .npz with `images`, prepared, and '
+            '`labels`.',
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option('--output', '-o', help='INT8 ONNX file to write.', show_default=False)],
+    preset: Annotated[str, typer.Option(help='For whom: cpu, openvino, tensorrt.')] = 'cpu',
+    method: Annotated[str, typer.Option(help='Ranges by minmax, percentile, entropy or mse.')] = 'minmax',
+    images: Annotated[int, typer.Option(min=1, help='Images to calibrate on, of train/.')] = 512,
+    eval_images: Annotated[int, typer.Option(min=0, help='Images to compare on, of val/; 0 for all.')] = 5000,
+    eval_data: Annotated[
+        Optional[Path], typer.Option(help='Other images to compare on.', show_default=False)
+    ] = None,
+    keep_float: Annotated[
+        Optional[list[str]],
+        typer.Option(help='Layer that stays in float, repeatable: a name, first, or last.', show_default=False),
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0, help='Points of top-1 that INT8 may cost: above, exit code 3.')] = 1,
+    mixed: Annotated[bool, typer.Option(help='Leave in float what it takes to hold --max-drop.')] = False,
+    reduce_range: Annotated[
+        bool, typer.Option(help='Weights of 7 bits, for engines that saturate on CPUs without VNNI.')
+    ] = False,
+    seed: Annotated[int, typer.Option(help='Of the choice of images.')] = 0,
+    cache: Annotated[
+        Optional[Path], typer.Option(help='Folder in which ranges are kept.', show_default=False)
+    ] = None,
+) -> None:
+    """Quantise a model to INT8 with explicit Q/DQ, and refuse one that loses too much.
+
+    The report, FILE.json beside the model, is written in either case.
+    """
+    from .export import load_onnx, metadata
+    from .files import write_together
+    from .show import bar
+
+    require_parent(output, '.onnx')
+    if output.absolute() == model.absolute():
+        raise UserError(f'{output} is the float model itself: give another name')
+    if cache is not None and not cache.is_dir():
+        raise UserError(f'--cache {cache}: no such folder')
+    proto = load_onnx(model)
+
+    from calib.calibrate import Options
+    from calib.calibrate import calibrate as run
+    from calib.data import open_source
+    from calib.report import report_of, show, to_json
+
+    facts = metadata(proto)
+    found = open_source(data, facts, 'train', images, seed)
+    evaluation = open_source(eval_data or data, facts, 'val', eval_images, seed)
+    options = Options(preset, method, tuple(keep_float or ()), reduce_range, max_drop, mixed, cache)
+    with bar() as report:
+        result = run(proto, found, evaluation, options, report, lambda line: print(line, file=sys.stderr))
+    said = report_of(
+        model.name, options, result, {'calibration_images': len(found), 'calibration_seed': seed}
+    )
+    files = {output.with_suffix('.json'): to_json(said)}
+    if result.passed:
+        files[output] = result.model.SerializeToString()
+    write_together(files)
+    print(show(said))
+    if not result.passed:
+        print(
+            f'hetconv: INT8 costs {said["drop"]:.2f} points, more than --max-drop {max_drop:g}: {output} is not '
+            f'written, {output.with_suffix(".json")} says why; try --mixed or another --method',
+            file=sys.stderr,
+        )
+        sys.exit(GATE)
+    print(f'{output}: {preset}, {output.stat().st_size / 1e6:.2f} MB, was {model.stat().st_size / 1e6:.2f} MB')
