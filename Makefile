@@ -16,7 +16,7 @@ JOBS ?= $(if $(filter 1,$(CORES)),1,2)
 SOURCES = pyproject.toml inference/kernels/cpu/CMakeLists.txt $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp)
 CXX_FILES := $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp tests/inference/*.h tests/inference/*.cpp)
 # What fails most comes first.
-TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/gpu tests/test_docs.py
+TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/calib tests/gpu tests/test_docs.py
 
 # On a machine with an NVIDIA GPU, apart from .venv: onnxruntime-gpu and onnxruntime are one import name.
 GPU_VENV := .venv-gpu

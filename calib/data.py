@@ -14,7 +14,7 @@ import numpy as np
 
 from inference.errors import UserError
 
-__all__ = ['Arrays', 'Batch', 'Folder', 'batches_of', 'open_source']
+__all__ = ['Arrays', 'Batch', 'Folder', 'batches_of', 'has_parts', 'open_source']
 
 Batch = tuple[np.ndarray, Optional[np.ndarray]]
 
@@ -28,6 +28,8 @@ class Folder:
         facts: Metadata of the network: input_size, mean, std, interpolation, crop_pct.
         count: How many images; 0 for all.
         seed: Of the choice.
+        skip: So many of the choice are left out first, since they are used otherwise.
+        fewer: Where there are fewer than `count`, take all.
         batch_size: Images a batch; the last has what is left.
 
     Raises:
@@ -38,6 +40,8 @@ class Folder:
     facts: dict[str, Any]
     count: int = 0
     seed: int = 0
+    skip: int = 0
+    fewer: bool = False
     batch_size: int = 32
     files: list[tuple[str, int]] = field(init=False)
 
@@ -50,10 +54,10 @@ class Folder:
         if not files:
             raise UserError(f'{self.root} holds no images')
         self.labelled = len(classes) == self.facts.get('num_classes')
-        if self.count > len(files):
-            raise UserError(f'{self.root} has {len(files)} images, and {self.count} are asked for')
-        order = np.random.default_rng(self.seed).permutation(len(files))
-        self.files = [files[i] for i in order[: self.count or len(files)]]
+        self.files = [files[i] for i in self._choice(len(files))]
+
+    def _choice(self, total: int) -> np.ndarray:
+        return _choice(str(self.root), total, self.count, self.seed, self.skip, self.fewer)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,6 +80,20 @@ class Folder:
             chosen = self.files[start : start + self.batch_size]
             images = np.stack([_read(path, mode, transform) for path, _ in chosen])
             yield images, np.array([label for _, label in chosen]) if self.labelled else None
+
+
+def _choice(where: str, total: int, count: int, seed: int, skip: int, fewer: bool) -> np.ndarray:
+    """`count` of `total` numbers, or all, after the first `skip` of the same order.
+
+    Raises:
+        UserError: There are not so many.
+    """
+    if fewer:
+        count = min(count, total - skip)
+    if skip + max(count, 1) > total:
+        others = f' besides the {skip} for calibration' if skip else ''
+        raise UserError(f'{where} has {total} images, and {max(count, 1)} are asked for{others}')
+    return np.random.default_rng(seed).permutation(total)[skip : skip + count if count else None]
 
 
 _PREPARATION = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
@@ -118,33 +136,45 @@ class Arrays:
             yield self.images[chosen], None if self.labels is None else self.labels[chosen]
 
 
-def open_source(path: Path, facts: dict[str, Any], split: str, count: int = 0, seed: int = 0) -> 'Folder | Arrays':
-    """A folder of images, its part `split` where it has one, or an .npz with `images` and perhaps `labels`.
+def open_source(
+    path: Path, facts: dict[str, Any], split: str, count: int = 0, seed: int = 0, skip: int = 0, fewer: bool = False
+) -> 'Folder | Arrays':
+    """A folder of images, its part `split` where it has parts, or a file of NumPy.
 
     Args:
-        path: A folder, or a file of NumPy.
+        path: A folder; an .npz with `images` (count, C, H, W), prepared, and perhaps `labels`; an .npy of images.
         facts: Metadata of the network.
-        split: 'train' or 'val': which folder inside, where there is one.
+        split: 'train' or 'val': which folder inside, where there are such.
         count: How many; 0 for all.
         seed: Of the choice.
+        skip: So many of the choice are left out first, where there are no parts.
+        fewer: Where there are fewer than `count`, take all.
 
     Raises:
-        UserError: There is none, it has too few images, or an array has another shape.
+        UserError: There is none, it has too few images, or a part is missing.
     """
     if path.suffix.lower() not in ('.npz', '.npy'):
-        inside = path / split
-        return Folder(inside if inside.is_dir() else path, facts, count, seed)
+        if not has_parts(path):
+            return Folder(path, facts, count, seed, skip, fewer)
+        if not (path / split).is_dir():
+            raise UserError(f'{path} has no folder {split}/')
+        return Folder(path / split, facts, count, seed, fewer=fewer)
     try:
         loaded = np.load(path, allow_pickle=False)
-        images, labels = (loaded, None) if path.suffix == '.npy' else (loaded['images'], loaded.get('labels'))
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f'{path} is no file of NumPy with `images`: {error}') from error
-    if len(images) < max(count, 1):
-        raise UserError(f'{path} has {len(images)} images' + (f', and {count} are asked for' if count else ''))
-    order = np.random.default_rng(seed).permutation(len(images))[: count or len(images)]
-    return Arrays(
-        np.asarray(images[order], np.float32), None if labels is None else np.asarray(labels)[order]
-    )
+        images, labels = (loaded, None) if path.suffix.lower() == '.npy' else (loaded['images'], loaded.get('labels'))
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror or "no file of NumPy"}') from error
+    except (ValueError, KeyError, EOFError) as error:
+        raise UserError(f'{path} is no file of NumPy with `images`') from error
+    if images.ndim != 4 or labels is not None and len(labels) != len(images):
+        raise UserError(f'{path} should have images of shape (count, C, H, W), and as many labels or none')
+    order = _choice(str(path), len(images), count, seed, skip, fewer)
+    return Arrays(images[order].astype(np.float32), None if labels is None else labels[order])
+
+
+def has_parts(path: Path) -> bool:
+    """Is it a folder with a part for training and one for validation?"""
+    return (path / 'train').is_dir() or (path / 'val').is_dir()
 
 
 def batches_of(source: Iterable[Any], input_size: Sequence[int]) -> Iterator[Batch]:

@@ -119,22 +119,27 @@ def _mse(collector: Any, symmetric: bool) -> Ranges:
 
 
 def _least_error(counts: np.ndarray, edges: np.ndarray, low: Any, high: Any, symmetric: bool) -> tuple[float, float]:
-    """Of a histogram: the share of the range with the least squared error in 255 steps.
+    """Of a histogram: the range with the least squared error in 255 steps, one end after the other.
 
     Values stand in the middle of their bins, and rounding costs step^2 / 12 each.
     """
     middles, total = (edges[:-1] + edges[1:]) / 2, counts.sum()
     low, high = min(float(low), 0.0), max(float(high), 0.0)
-    if symmetric:
-        low, high = -max(-low, high), max(-low, high)
-    best = (np.inf, low, high)
-    for share in np.linspace(0.2, 1.0, 161):
-        a, b = share * low, share * high
+
+    def error(a: float, b: float) -> float:
         beyond = np.maximum(a - middles, 0) + np.maximum(middles - b, 0)
-        error = (counts * beyond**2).sum() / total + ((b - a) / 255) ** 2 / 12
-        if error < best[0]:
-            best = (error, a, b)
-    return float(best[1]), float(best[2])
+        return float((counts * beyond**2).sum() / total + ((b - a) / 255) ** 2 / 12)
+
+    shares = np.geomspace(1, 1e-3, 400).tolist()  # of equally good ones the widest
+    if symmetric:
+        bound = max(-low, high)
+        bound *= min(shares, key=lambda share: error(-share * bound, share * bound))
+        return -bound, bound
+    a, b = low, high
+    for _ in range(2):
+        b = high * min(shares, key=lambda share: error(a, share * high))
+        a = low * min(shares, key=lambda share: error(share * low, b))
+    return a, b
 
 
 METHODS: dict[str, Callable[[Any, bool], Ranges]] = {

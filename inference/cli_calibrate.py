@@ -12,6 +12,7 @@ from .errors import UserError
 __all__ = ['calibrate']
 
 GATE = 3  # exit code of a model that lost too much
+EVAL_IMAGES = 5000
 
 
 def calibrate(
@@ -28,7 +29,10 @@ def calibrate(
     preset: Annotated[str, typer.Option(help='For whom: cpu, openvino, tensorrt.')] = 'cpu',
     method: Annotated[str, typer.Option(help='Ranges by minmax, percentile, entropy or mse.')] = 'minmax',
     images: Annotated[int, typer.Option(min=1, help='Images to calibrate on, of train/.')] = 512,
-    eval_images: Annotated[int, typer.Option(min=0, help='Images to compare on, of val/; 0 for all.')] = 5000,
+    eval_images: Annotated[
+        Optional[int],
+        typer.Option(min=1, help='Images to compare on, of val/. Default: 5000, or all.', show_default=False),
+    ] = None,
     eval_data: Annotated[
         Optional[Path], typer.Option(help='Other images to compare on.', show_default=False)
     ] = None,
@@ -63,12 +67,16 @@ def calibrate(
 
     from calib.calibrate import Options
     from calib.calibrate import calibrate as run
-    from calib.data import open_source
+    from calib.data import has_parts, open_source
     from calib.report import report_of, show, to_json
 
     facts = metadata(proto)
     found = open_source(data, facts, 'train', images, seed)
-    evaluation = open_source(eval_data or data, facts, 'val', eval_images, seed)
+    # Other images than those: of another part, of another folder, or what is left of this one.
+    skip = 0 if eval_data or has_parts(data) else images
+    evaluation = open_source(
+        eval_data or data, facts, 'val', eval_images or EVAL_IMAGES, seed, skip, fewer=eval_images is None
+    )
     options = Options(preset, method, tuple(keep_float or ()), reduce_range, max_drop, mixed, cache)
     with bar() as report:
         result = run(proto, found, evaluation, options, report, lambda line: print(line, file=sys.stderr))

@@ -23,7 +23,7 @@ def bar() -> Iterator[Report]:
     """A progress bar on standard error; where that is no terminal, a line whenever the step changes its name."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines
+        yield _lines()
         return
     columns = [TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
     with Progress(*columns, console=console, transient=True) as progress:
@@ -35,8 +35,17 @@ def bar() -> Iterator[Report]:
         yield report
 
 
-def _lines(what: str, done: int, total: int) -> None:
-    print(f'{100 * done // total:3d} % {what}', file=sys.stderr, flush=True)
+def _lines() -> Report:
+    """A line for each new step, and for each further tenth of a long one."""
+    last: tuple[str, int] = ('', -1)
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if (what, 10 * done // total) != last:
+            last = what, 10 * done // total
+            print(f'{100 * done // total:3d} % {what}', file=sys.stderr, flush=True)
+
+    return report
 
 
 # Headings, and what stands under them, on a narrow terminal and on a wide one.

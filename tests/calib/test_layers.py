@@ -1,0 +1,64 @@
+"""What is quantised, by which name, and what is refused."""
+
+import onnx
+import pytest
+from networks import network
+
+from calib.layers import check_float_graph, find_layers, residuals, select, tensors_of
+from inference.errors import UserError
+
+
+def names(layers):
+    return [layer.name for layer in layers]
+
+
+def test_layers_have_their_modules_names_and_their_cost():
+    layers = find_layers(network())
+    assert names(layers) == ['stem', 'shortcut', 'mix', 'fc']
+    # 8 x 8 pixels; HetConv: M N (1 + 8 / P).
+    assert [layer.macs for layer in layers] == [64 * 8 * 27, 64 * 64, 64 * 64 * 3, 32]
+    assert layers[2].weights == ('mix.weight', 'mix.weight_kxk')
+
+
+@pytest.mark.parametrize('name', ['hetconv_resnet20_cifar_p4', 'hetconv_mobilenet_cifar_p32_se'])
+def test_registered_networks(name, exported):
+    """Every counted multiply-accumulate is of a layer here, but for those of squeeze-and-excitation."""
+    import timm
+
+    import timm_hetconv
+
+    counted = timm_hetconv.count(timm.create_model(name, device='meta')).layers
+    expected = sum(layer.macs for layer in counted if '.se.' not in layer.name)
+    layers = find_layers(exported(name))
+    assert sum(layer.macs for layer in layers) == expected
+    assert not any('node_' in layer.name for layer in layers)
+
+
+def test_layers_that_stay_in_float():
+    layers = find_layers(network())
+    assert names(select(layers, ())) == names(layers)
+    assert names(select(layers, ('first', 'mix', 'last'))) == ['shortcut']
+    with pytest.raises(UserError, match="unknown layer 'mox'; did you mean mix"):
+        select(layers, ('mox',))
+    with pytest.raises(UserError, match='nothing is left'):
+        select(layers, names(layers))
+
+
+def test_the_shortcut_is_rounded_and_what_it_is_added_to_is_not():
+    proto = network()
+    assert residuals(proto, find_layers(proto)) == ['s']
+    assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's']
+
+
+def test_graphs_that_cannot_be_quantised():
+    check_float_graph(network())
+    with pytest.raises(UserError, match='opset 12 is too old'):
+        check_float_graph(network(opset=12))
+    quantised = network()
+    quantised.graph.node.insert(0, onnx.helper.make_node('QuantizeLinear', ['input', 's', 'z'], ['q']))
+    with pytest.raises(UserError, match='quantised already'):
+        check_float_graph(quantised)
+    empty = network()
+    del empty.graph.initializer[:]
+    with pytest.raises(UserError, match='no convolution or linear layer'):
+        find_layers(empty)
