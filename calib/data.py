@@ -188,7 +188,7 @@ def batches_of(source: Iterable[Any], input_size: Sequence[int]) -> Iterator[Bat
         UserError: Another shape, or values that are no numbers.
     """
     for index, item in enumerate(source):
-        images, labels = (item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None))
+        images, labels = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
         images = np.ascontiguousarray(np.asarray(images), np.float32)
         if images.ndim != 4 or list(images.shape[1:]) != list(input_size):
             raise UserError(

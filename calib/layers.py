@@ -75,9 +75,7 @@ def find_layers(proto: 'onnx.ModelProto') -> list[Layer]:
         macs = sum(_size(constants[weight][1:]) for weight in weights) * _size(output[1:])
         if node.op_type == OP_TYPE:  # the centre is in both weights
             macs -= constants[weights[1]][1] * _size(output[1:])
-        layers.append(
-            Layer(_module(node), node.name, node.op_type, node.input[0], node.output[0], weights, macs)
-        )
+        layers.append(Layer(_module(node), node.name, node.op_type, node.input[0], node.output[0], weights, macs))
     if not layers:
         raise UserError('the model has no convolution or linear layer with constant weights')
     return layers
@@ -150,4 +148,3 @@ def residuals(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
 def tensors_of(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
     """Activations that get a scale, each once."""
     return list(dict.fromkeys([*(layer.input for layer in layers), *residuals(proto, layers)]))
-

@@ -84,10 +84,7 @@ def quantize(
             ]
     data = TensorsData(
         CalibrationMethod.Distribution,
-        {
-            name: TensorData(lowest=np.float32(low), highest=np.float32(high))
-            for name, (low, high) in ranges.items()
-        },
+        {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()},
     )
     with _one_unit(residuals(proto, list(layers))):
         quantizer = QDQQuantizer(

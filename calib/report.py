@@ -71,8 +71,7 @@ def show(report: dict[str, Any], worst: int = 5) -> str:
     kept = [layer['name'] for layer in report['layers'] if not layer['int8']]
     lines = [
         first,
-        f'{100 * report["macs_in_int8"]:.1f}% of the MACs in INT8'
-        + (f'; in float: {", ".join(kept)}' if kept else ''),
+        f'{100 * report["macs_in_int8"]:.1f}% of the MACs in INT8' + (f'; in float: {", ".join(kept)}' if kept else ''),
     ]
     noisy = sorted(
         (layer for layer in report['layers'] if layer['sqnr_db'] is not None), key=lambda layer: layer['sqnr_db']

@@ -33,9 +33,7 @@ def calibrate(
         Optional[int],
         typer.Option(min=1, help='Images to compare on, of val/. Default: 5000, or all.', show_default=False),
     ] = None,
-    eval_data: Annotated[
-        Optional[Path], typer.Option(help='Other images to compare on.', show_default=False)
-    ] = None,
+    eval_data: Annotated[Optional[Path], typer.Option(help='Other images to compare on.', show_default=False)] = None,
     keep_float: Annotated[
         Optional[list[str]],
         typer.Option(help='Layer that stays in float, repeatable: a name, first, or last.', show_default=False),
@@ -46,9 +44,7 @@ def calibrate(
         bool, typer.Option(help='Weights of 7 bits, for engines that saturate on CPUs without VNNI.')
     ] = False,
     seed: Annotated[int, typer.Option(help='Of the choice of images.')] = 0,
-    cache: Annotated[
-        Optional[Path], typer.Option(help='Folder in which ranges are kept.', show_default=False)
-    ] = None,
+    cache: Annotated[Optional[Path], typer.Option(help='Folder in which ranges are kept.', show_default=False)] = None,
 ) -> None:
     """Quantise a model to INT8 with explicit Q/DQ, and refuse one that loses too much.
 
@@ -80,9 +76,7 @@ def calibrate(
     options = Options(preset, method, tuple(keep_float or ()), reduce_range, max_drop, mixed, cache)
     with bar() as report:
         result = run(proto, found, evaluation, options, report, lambda line: print(line, file=sys.stderr))
-    said = report_of(
-        model.name, options, result, {'calibration_images': len(found), 'calibration_seed': seed}
-    )
+    said = report_of(model.name, options, result, {'calibration_images': len(found), 'calibration_seed': seed})
     files = {output.with_suffix('.json'): to_json(said)}
     if result.passed:
         files[output] = result.model.SerializeToString()

@@ -45,9 +45,7 @@ def test_one_scale_a_channel_for_both_weights_of_a_hetconv():
         exact = weights_of(network(scale=5))[name]
         found = weights[f'{name}_quantized']
         assert found.dtype == np.int8
-        np.testing.assert_allclose(
-            found * scale[:, None, None, None], exact, atol=0.5001 * scale.max(), rtol=0
-        )
+        np.testing.assert_allclose(found * scale[:, None, None, None], exact, atol=0.5001 * scale.max(), rtol=0)
     assert max(abs(weights['mix.weight_quantized']).max(), abs(weights['mix.weight_kxk_quantized']).max()) == 127
 
 
