@@ -14,7 +14,7 @@ from .evaluate import Comparison, compare, signal_to_noise
 from .layers import Layer, check_float_graph, find_layers, select, tensors_of
 from .presets import Preset, preset_of
 from .quantize import quantize
-from .ranges import METHODS, Ranges, collect_ranges
+from .ranges import Ranges, collect_ranges
 from .sensitivity import choose_float, measure_sensitivity
 
 if TYPE_CHECKING:

@@ -166,7 +166,7 @@ def open_source(
         raise UserError(f'{path}: {error.strerror or "no file of NumPy"}') from error
     except (ValueError, KeyError, EOFError) as error:
         raise UserError(f'{path} is no file of NumPy with `images`') from error
-    if images.ndim != 4 or labels is not None and len(labels) != len(images):
+    if images.ndim != 4 or (labels is not None and len(labels) != len(images)):
         raise UserError(f'{path} should have images of shape (count, C, H, W), and as many labels or none')
     order = _choice(str(path), len(images), count, seed, skip, fewer)
     return Arrays(images[order].astype(np.float32), None if labels is None else labels[order])

@@ -115,7 +115,10 @@ def _of_library(collector: Any, symmetric: bool) -> Ranges:
 
 
 def _mse(collector: Any, symmetric: bool) -> Ranges:
-    return {name: _least_error(*found[:4], symmetric) for name, found in collector.histogram_dict.items()}
+    return {
+        name: _least_error(counts, edges, low, high, symmetric)
+        for name, (counts, edges, low, high, *_) in collector.histogram_dict.items()
+    }
 
 
 def _least_error(counts: np.ndarray, edges: np.ndarray, low: Any, high: Any, symmetric: bool) -> tuple[float, float]:

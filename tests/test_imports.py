@@ -27,7 +27,8 @@ def test_ground_floor_pulls_in_no_engine_and_prints_nothing():
     'module',
     [
         'inference', 'inference.cli', 'inference.worker', 'inference.engines', 'inference.tensorrt.builder',
-        'inference.tensorrt.manifest', 'calib', 'calib.calibrate', 'inference.lowering.precision', 'inference.cuda', 'inference.tensorrt.runtime',
+        'inference.tensorrt.manifest', 'inference.lowering.precision', 'inference.cuda', 'inference.tensorrt.runtime',
+        'calib', 'calib.calibrate',
     ],
 )  # fmt: skip
 def test_upper_floor_waits_with_torch(module):

@@ -24,7 +24,7 @@ def spoilt(trained):
     proto.CopyFrom(trained)
     nodes = {node.name: node for node in proto.graph.node}
     writer, reader = nodes['stages.1.0.conv1'], nodes[SPOILT]
-    factors = {name: 3000.0 for name in writer.input[1:]}
+    factors = dict.fromkeys(writer.input[1:], 3000.0)
     for tensor in proto.graph.initializer:
         value = onnx.numpy_helper.to_array(tensor).copy()
         if tensor.name in factors:

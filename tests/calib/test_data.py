@@ -43,7 +43,7 @@ def test_a_folder_is_prepared_as_timm_does(folder):
     dataset = create_dataset('ImageFolder', str(folder), split='val')
     arguments = {key: value for key, value in FACTS.items() if key != 'num_classes'}
     dataset.transform = create_transform(**arguments | {'input_size': (3, 16, 16)}, is_training=False)
-    theirs = {path: pair for path, pair in zip(dataset.filenames(absolute=True), dataset)}
+    theirs = dict(zip(dataset.filenames(absolute=True), dataset))
     for (path, _), image, label in zip(source.files, images, labels):
         np.testing.assert_allclose(image, theirs[path][0].numpy(), atol=1e-5)
         assert label == theirs[path][1]

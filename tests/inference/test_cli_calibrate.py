@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from inference.export import save_model
@@ -16,10 +17,16 @@ MODEL = 'hetconv_resnet20_cifar_p4'
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, exported):
-    """model.onnx with random weights, and images.npz."""
+    """model.onnx, which puts the images of images.npz into different classes."""
     folder = tmp_path_factory.mktemp('calibrate')
-    save_model(exported(MODEL)[1], folder / 'model.onnx')
     x = np.random.default_rng(0).standard_normal((48, 3, 32, 32), np.float32)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(exported(MODEL)[1])
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == 'fc.bias')
+    logits = session.run(None, {'input': x})[0]
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) - logits.mean(0), bias.name))
+    save_model(proto, folder / 'model.onnx')
     np.savez(folder / 'images.npz', images=x)
     np.savez(folder / 'pale.npz', images=x / 50)
     return folder
@@ -77,7 +84,7 @@ def test_one_that_loses_too_much_is_not_handed_over(folder, tmp_path):
         ((*USUAL, '-o', 'no/x.onnx'), 'does not exist'),
         (
             (*USUAL, '-o', 'x.onnx', '--preset', 'gpu'),
-            "unknown preset 'gpu'; did you mean cpu? there are cpu, openvino, tensorrt",
+            "unknown preset 'gpu'; did you mean cpu?",
         ),
         ((*USUAL, '-o', 'x.onnx', '--method', 'max'), "unknown method 'max'"),
         ((*USUAL, '-o', 'x.onnx', '--keep-float', 'stem'), "unknown layer 'stem'; did you mean stem.0?"),
