@@ -25,7 +25,9 @@ GPU_VENV := .venv-gpu
 
 bench: $(VENV)/.bench
 	mkdir -p $(OUT)
-	$(BIN)/hetconv bench $(MODELS) $(addprefix --threads ,$(THREADS)) --json $(OUT)/bench.json --report $(OUT)/report
+	$(BIN)/hetconv bench $(MODELS) $(addprefix --threads ,$(THREADS)) --json $(OUT)/bench.json
+	$(BIN)/python benchmarks/shipped_accuracy.py --json $(OUT)/accuracy.json
+	$(BIN)/hetconv report $(OUT)/bench.json -o $(OUT)/report $$([ -f $(OUT)/accuracy.json ] && echo --accuracy $(OUT)/accuracy.json)
 	@echo "The table with its plots: $(OUT)/report/index.html"
 
 test: $(VENV)/.dev

@@ -14,6 +14,8 @@ import numpy as np
 
 from inference.errors import UserError
 
+from .idx import find_idx, read_idx
+
 __all__ = ['Arrays', 'Batch', 'Folder', 'batches_of', 'has_parts', 'open_source']
 
 Batch = tuple[np.ndarray, Optional[np.ndarray]]
@@ -70,12 +72,7 @@ class Folder:
         return digest.hexdigest()
 
     def __iter__(self) -> Iterator[Batch]:
-        from timm.data import create_transform
-
-        facts = {key: self.facts[key] for key in _PREPARATION if key in self.facts}
-        facts['input_size'] = tuple(facts['input_size'])
-        transform = create_transform(**facts, is_training=False)
-        mode = 'L' if facts['input_size'][0] == 1 else 'RGB'
+        transform, mode = _transform(self.facts)
         for start in range(0, len(self.files), self.batch_size):
             chosen = self.files[start : start + self.batch_size]
             images = np.stack([_read(path, mode, transform) for path, _ in chosen])
@@ -97,6 +94,15 @@ def _choice(where: str, total: int, count: int, seed: int, skip: int, fewer: boo
 
 
 _PREPARATION = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
+def _transform(facts: dict[str, Any]) -> tuple[Any, str]:
+    """From a PIL image to a tensor, and the mode that the image must have."""
+    from timm.data import create_transform
+
+    arguments = {key: facts[key] for key in _PREPARATION if key in facts}
+    arguments['input_size'] = tuple(arguments['input_size'])
+    return create_transform(**arguments, is_training=False), 'L' if arguments['input_size'][0] == 1 else 'RGB'
 
 
 def _read(path: str, mode: str, transform: Any) -> np.ndarray:
@@ -139,7 +145,7 @@ class Arrays:
 def open_source(
     path: Path, facts: dict[str, Any], split: str, count: int = 0, seed: int = 0, skip: int = 0, fewer: bool = False
 ) -> 'Folder | Arrays':
-    """A folder of images, its part `split` where it has parts, or a file of NumPy.
+    """A folder of images, its part `split` where it has parts; files of MNIST's form; or a file of NumPy.
 
     Args:
         path: A folder; an .npz with `images` (count, C, H, W), prepared, and perhaps `labels`; an .npy of images.
@@ -154,6 +160,9 @@ def open_source(
         UserError: There is none, it has too few images, or a part is missing.
     """
     if path.suffix.lower() not in ('.npz', '.npy'):
+        idx = find_idx(path, split)
+        if idx is not None:
+            return _of_idx(*idx, facts, count, seed, fewer)
         if not has_parts(path):
             return Folder(path, facts, count, seed, skip, fewer)
         if not (path / split).is_dir():
@@ -172,9 +181,21 @@ def open_source(
     return Arrays(images[order].astype(np.float32), None if labels is None else labels[order])
 
 
+def _of_idx(images: Path, labels: Path, facts: dict[str, Any], count: int, seed: int, fewer: bool) -> Arrays:
+    from PIL import Image
+
+    pixels, classes = read_idx(images), read_idx(labels)
+    if pixels.ndim != 3 or classes.shape != pixels.shape[:1]:
+        raise UserError(f'{images} and {labels} do not fit together')
+    transform, mode = _transform(facts)
+    order = _choice(str(images), len(pixels), count, seed, 0, fewer)
+    x = np.stack([transform(Image.fromarray(image).convert(mode)).numpy() for image in pixels[order]])
+    return Arrays(x, classes[order].astype(np.int64))
+
+
 def has_parts(path: Path) -> bool:
     """Is it a folder with a part for training and one for validation?"""
-    return (path / 'train').is_dir() or (path / 'val').is_dir()
+    return (path / 'train').is_dir() or (path / 'val').is_dir() or find_idx(path, 'val') is not None
 
 
 def batches_of(source: Iterable[Any], input_size: Sequence[int]) -> Iterator[Batch]:

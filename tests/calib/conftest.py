@@ -35,7 +35,7 @@ def training_images():
 @pytest.fixture(scope='session')
 def test_images():
     """2,000 images of Fashion-MNIST, prepared, and their labels."""
-    return _prepared('t10k', 2000)
+    return _prepared('val', 2000)
 
 
 @pytest.fixture(scope='session')

@@ -135,10 +135,10 @@ def images(tmp_path_factory):
     from PIL import Image
 
     root = tmp_path_factory.mktemp('images')
-    for split, name, count in (('train', 'train', 256), ('t10k', 'val', 64)):
+    for split, count in (('train', 256), ('val', 64)):
         data = FashionMnist(split, count)
         for i, (pixels, label) in enumerate(zip(data.images, data.labels)):
-            folder = root / name / str(label)
+            folder = root / split / str(label)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).convert('RGB').save(folder / f'{i}.png')
     return root

@@ -27,7 +27,7 @@ def entry(**settings):
 
 def images(name, config):
     if name.endswith('.fashion_mnist'):
-        dataset = FashionMnist('t10k', None)
+        dataset = FashionMnist('val', None)
     elif CIFAR10_JPEG is None:
         pytest.skip('CIFAR10_JPEG names no folder with val/ of CIFAR-10 (JPEG)')
     else:

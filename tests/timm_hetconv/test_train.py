@@ -38,7 +38,7 @@ def loader(split, count, training):
 
 def test_one_epoch_on_fashion_mnist_learns():
     model = create_model('hetconv_resnet20_cifar_p4', in_chans=1, num_classes=10)
-    train, held_out = loader('train', TRAIN_IMAGES, True), loader('t10k', HELD_OUT_IMAGES, False)
+    train, held_out = loader('train', TRAIN_IMAGES, True), loader('val', HELD_OUT_IMAGES, False)
     optimizer = create_optimizer_v2(model, opt='adamw', lr=1e-2, weight_decay=0.05)
     scheduler, _ = create_scheduler_v2(
         optimizer, 'cosine', num_epochs=1, step_on_epochs=False, updates_per_epoch=len(train)
