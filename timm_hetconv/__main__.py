@@ -15,7 +15,7 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 from ._memory import keep_freed_memory
 
@@ -79,7 +79,8 @@ def _let_ddp_run_on_cpus() -> None:
     setattr(DistributedDataParallel, '__init__', init)  # noqa: B010  mypy knows no method that is replaced
 
 
-def main(args: List[str]) -> int:
+def main(args: List[str], prepare: Callable[[], None] = lambda: None) -> int:
+    """Run a script; `prepare` is called when the models are registered, and before it starts."""
     if args and args[0] in ('-h', '--help'):
         print(USAGE, end='')
         return 0
@@ -99,6 +100,7 @@ def main(args: List[str]) -> int:
     sys.argv = list(args)
     keep_freed_memory()
     _register_models(script)
+    prepare()
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         _let_ddp_run_on_cpus()
     with _models_in_children() if script.name == 'bulk_runner.py' else contextlib.nullcontext():
