@@ -15,22 +15,19 @@ class Preset:
         name: For whom.
         signed: Activations are S8 instead of U8.
         symmetric: Their zero point is the middle of the type: 0, or 128 of U8.
-        pairs: Every reader of a tensor has a QuantizeLinear and a DequantizeLinear of its own, which TensorRT fuses
-            one by one; otherwise they share them.
     """
 
     name: str
     signed: bool = False
     symmetric: bool = False
-    pairs: bool = False
 
 
 PRESETS = {
     # A rectified tensor has the zero point 0, and all of its 256 steps above it.
     'cpu': Preset('cpu'),
     'openvino': Preset('openvino'),
-    # TensorRT's INT8 is symmetric, and it wants no bias in INT32.
-    'tensorrt': Preset('tensorrt', signed=True, symmetric=True, pairs=True),
+    # TensorRT's INT8 is symmetric: it takes no zero point.
+    'tensorrt': Preset('tensorrt', signed=True, symmetric=True),
 }
 
 

@@ -101,7 +101,6 @@ def quantize(
                 ActivationSymmetric=preset.symmetric,
                 WeightSymmetric=True,
                 QuantizeBias=False,
-                DedicatedQDQPair=preset.pairs,
                 TensorQuantOverrides=overrides,
             ),
         )

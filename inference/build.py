@@ -113,6 +113,12 @@ def build_tensorrt(
     resolve(options, load(options.engine))  # before the export, which takes longer
     report('export', 0, 100)
     exported = _exported(source, checkpoint)
+    preset = metadata(exported).get('int8', {}).get('preset', 'tensorrt')
+    if preset != 'tensorrt':
+        raise UserError(
+            f'{source} is INT8 for {preset}, with zero points that TensorRT does not take: `hetconv calibrate --preset '
+            'tensorrt` makes one for it'
+        )
     report('comparison', 10, 100)
     lowered = lower(exported, options)
     graph = lowered.proto if not lowered.plugins else to_precision(to_portable(exported), options.precision)

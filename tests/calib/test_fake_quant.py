@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import nn
 
-import timm_hetconv  # noqa: F401  registers the models
+import timm_hetconv
 from calib.data import Arrays
 from calib.fake_quant import prepare
 from calib.layers import find_layers, tensors_of
