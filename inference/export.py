@@ -82,6 +82,7 @@ def export_model(
     _name_layers(graph)
     rewriter.rewrite(graph, pattern_rewrite_rules=fold_batchnorm.rules)
     optimizer.remove_unused_nodes(graph)
+    _forget_origins(graph)
     proto = ir.to_proto(graph)
     if any(node.domain == DOMAIN for node in proto.graph.node):
         proto.functions.append(function())
@@ -100,6 +101,17 @@ def _name_layers(model: Any) -> None:
         scopes = node.metadata_props.get('pkg.torch.onnx.name_scopes')
         if node.domain == DOMAIN and scopes:
             node.name = ast.literal_eval(scopes)[-2]
+
+
+def _forget_origins(model: Any) -> None:
+    """Drop what the exporter says of each node's origin: it is longer than small networks' weights, and has paths of
+    this machine in it."""
+    for node in model.graph:
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
 
 
 def _describe(

@@ -52,5 +52,5 @@ def test_an_int8_engine(sm, quantised, tmp_path):
 
 def test_int8_of_another_engine_is_refused_with_the_mend(quantised, tmp_path):
     save_model(quantised('cpu'), tmp_path / 'int8.onnx')
-    with pytest.raises(UserError, match='is INT8 for cpu, .* --preset tensorrt` makes one'):
+    with pytest.raises(UserError, match=r'is INT8 for cpu, .* --preset tensorrt` makes one'):
         build_tensorrt(str(tmp_path / 'int8.onnx'), BuildOptions('tensorrt-rtx', sms=(86,)))

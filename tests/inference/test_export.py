@@ -107,6 +107,20 @@ def test_metadata_says_what_the_file_is(exported):
     assert proto.opset_import[0].version == 18
 
 
+def test_a_file_holds_nothing_of_the_machine_that_wrote_it(exported):
+    proto = exported('hetconv_resnet20_cifar_p4')[1]
+    weights = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    assert proto.ByteSize() - weights < 30_000
+    assert b'.py' not in b''.join(node.SerializeToString() for node in proto.graph.node)
+
+
+def test_hetconv_nodes_are_called_after_their_modules(exported):
+    proto = exported('hetconv_resnet20_cifar_p4')[1]
+    names = [node.name for node in proto.graph.node if node.op_type == OP_TYPE]
+    assert names[:2] == ['stages.0.0.conv1', 'stages.0.0.conv2']
+    assert len(set(names)) == 18
+
+
 def test_export_is_deterministic():
     model = create_model('hetconv_resnet20_cifar_p4')
     assert export_model(model).SerializeToString() == export_model(model).SerializeToString()
