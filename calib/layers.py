@@ -10,7 +10,7 @@ from inference.hetconv_op import DOMAIN, OP_TYPE
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['Layer', 'check_float_graph', 'find_layers', 'residuals', 'select', 'tensors_of']
+__all__ = ['Layer', 'check_float_graph', 'find_layers', 'pools', 'residuals', 'select', 'tensors_of']
 
 # Inputs that are weights, by operator.
 WEIGHTS = {'Conv': (1,), OP_TYPE: (1, 2), 'Gemm': (1,)}
@@ -145,6 +145,18 @@ def residuals(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
     return found
 
 
+def pools(proto: 'onnx.ModelProto', layers: list[Layer]) -> dict[str, 'onnx.NodeProto']:
+    """MaxPool nodes right before quantised layers, by their outputs: bytes have the same maximum, with the same scale."""
+    inputs = {layer.input for layer in layers}
+    return {
+        node.output[0]: node
+        for node in proto.graph.node
+        if node.op_type == 'MaxPool' and node.output[0] in inputs and len(node.output) == 1
+    }
+
+
 def tensors_of(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
-    """Activations that get a scale, each once."""
-    return list(dict.fromkeys([*(layer.input for layer in layers), *residuals(proto, layers)]))
+    """Activations that get a scale, each once; what stands after a pooling has that of what stands before it."""
+    pooled = pools(proto, layers)
+    inputs = (pooled[layer.input].input[0] if layer.input in pooled else layer.input for layer in layers)
+    return list(dict.fromkeys([*inputs, *residuals(proto, layers)]))

@@ -16,7 +16,7 @@ import numpy as np
 from inference.export import METADATA_KEY, metadata
 from inference.hetconv_op import OP_TYPE
 
-from .layers import Layer, residuals
+from .layers import Layer, pools, residuals
 from .presets import Preset
 from .ranges import Ranges
 
@@ -86,6 +86,7 @@ def quantize(
         CalibrationMethod.Distribution,
         {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()},
     )
+    pooled = pools(proto, list(layers)).values()
     with _one_unit(residuals(proto, list(layers))):
         quantizer = QDQQuantizer(
             model,
@@ -94,9 +95,9 @@ def quantize(
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8 if preset.signed else QuantType.QUInt8,
             tensors_range=data,
-            nodes_to_quantize=[layer.node for layer in layers],
+            nodes_to_quantize=[*(layer.node for layer in layers), *(node.name for node in pooled)],
             nodes_to_exclude=[],
-            op_types_to_quantize=list({layer.op_type for layer in layers}),
+            op_types_to_quantize=list({layer.op_type for layer in layers} | {node.op_type for node in pooled}),
             extra_options=dict(
                 ActivationSymmetric=preset.symmetric,
                 WeightSymmetric=True,
@@ -133,10 +134,19 @@ def _one_unit(shortcuts: Sequence[str]) -> Iterator[None]:
     class HetConv(Weighted):
         weights = 2
 
-    before = {name: QDQRegistry.get(name) for name in ('Conv', 'Gemm', OP_TYPE)}
+    class MaxPool(QDQOperatorBase):
+        """The same scale before and after it."""
+
+        def quantize(self) -> None:
+            node = self.node
+            self.quantizer.quantize_activation_tensor(node.input[0])
+            self.quantizer.quantize_output_same_as_input(node.output[0], node.input[0], node.name)
+
+    rules = {'Conv': Weighted, 'Gemm': Weighted, OP_TYPE: HetConv, 'MaxPool': MaxPool}
+    before = {name: QDQRegistry.get(name) for name in rules}
     logger = logging.getLogger()
     level = logger.level
-    QDQRegistry.update({'Conv': Weighted, 'Gemm': Weighted, OP_TYPE: HetConv})
+    QDQRegistry.update(rules)
     logger.setLevel(logging.ERROR)
     try:
         yield

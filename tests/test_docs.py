@@ -52,13 +52,22 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f'{page.name}: {target}'
 
 
-def test_readme_has_the_figures_of_the_run_in_the_repository():
-    sys.path.insert(0, str(ROOT / 'benchmarks'))
-    try:
-        import readme_table
-    finally:
-        sys.path.pop(0)
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'benchmarks')
+
+
+def test_readme_has_the_figures_of_the_run_in_the_repository(benchmarks):
+    import readme_table
+
     from inference.rows import Run
 
     readme = (ROOT / 'README.md').read_text()
     assert readme_table.embed(readme, readme_table.table(Run.load(readme_table.RESULT))) == readme
+
+
+def test_the_page_on_int8_has_the_figures_of_the_rows_in_the_repository(benchmarks):
+    import int8_table
+
+    page = int8_table.PAGE.read_text()
+    assert int8_table.embed(page, int8_table.table()) == page

@@ -12,7 +12,7 @@ CONV = dict(kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1], dilations=[1
 SIZE = [3, 8, 8]
 
 
-def network(scale=1.0, classes=4, opset=18, zero=False):
+def network(scale=1.0, classes=4, opset=18, zero=False, pool=False):
     """Conv, Relu, HetConv2d + shortcut Conv, Relu, mean, Gemm.
 
     Args:
@@ -20,6 +20,7 @@ def network(scale=1.0, classes=4, opset=18, zero=False):
         classes: Logits.
         opset: Of standard operators.
         zero: The first layer gives nothing but zeros.
+        pool: With a MaxPool behind the first Relu, which gives 'p'.
     """
     random = np.random.default_rng(0)
 
@@ -48,6 +49,10 @@ def network(scale=1.0, classes=4, opset=18, zero=False):
         helper.make_node('ReduceMean', ['e', 'axes'], ['f'], 'node_mean', keepdims=0),
         helper.make_node('Gemm', ['f', 'fc.weight', 'fc.bias'], [OUTPUT], 'node_fc', transB=1),
     ]
+    if pool:
+        for node in nodes[2:4]:
+            node.input[0] = 'p'
+        nodes.insert(2, helper.make_node('MaxPool', ['b'], ['p'], 'node_pool', kernel_shape=[2, 2], strides=[2, 2]))
     graph = helper.make_graph(
         nodes, 'small',
         [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ['batch', *SIZE])],

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from networks import images, network
 
-from calib.layers import find_layers, residuals
+from calib.layers import find_layers, residuals, tensors_of
 from calib.presets import PRESETS, preset_of
 from calib.quantize import quantize, weight_scales
 from calib.ranges import tapped_session
@@ -69,6 +69,21 @@ def test_each_layer_is_one_unit():
         if node.op_type in ('Conv', 'HetConv2d', 'Gemm'):
             count = 3 if node.op_type == 'HetConv2d' else 2
             assert [producer[name].op_type for name in node.input[:count]] == ['DequantizeLinear'] * count
+
+
+def test_a_pooling_has_one_scale_and_gives_the_same():
+    proto = network(pool=True)
+    assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's']
+    graph = quantised(proto=proto).graph
+    producer = {output: node for node in graph.node for output in node.output}
+    pool = next(node for node in graph.node if node.op_type == 'MaxPool')
+    after = next(node for node in graph.node if node.op_type == 'QuantizeLinear' and node.input[0] == 'p')
+    before = producer[pool.input[0]]
+    assert before.op_type == 'DequantizeLinear'
+    assert list(before.input[1:]) == list(after.input[1:])
+    session = tapped_session(quantised(proto=proto), ['p', after.output[0].replace('Quantize', 'Dequantize')])
+    pooled, rounded = session.run(None, {'input': images()})[1:]
+    np.testing.assert_array_equal(pooled, rounded)
 
 
 def test_a_layer_that_stays_in_float_is_as_it_was():
