@@ -5,19 +5,25 @@ import math
 from typing import Any
 
 from .calibrate import Calibrated, Options
+from .data import Arrays, Folder
 
 __all__ = ['report_of', 'show', 'to_json']
 
 
-def report_of(name: str, options: Options, result: Calibrated, facts: dict[str, Any]) -> dict[str, Any]:
+def report_of(name: str, options: Options, result: Calibrated, images: 'Folder | Arrays', seed: int) -> dict[str, Any]:
     """A calibration as plain values.
 
     Args:
         name: Of the float model.
         options: How it was calibrated.
         result: What came out.
-        facts: Of the images and the versions.
+        images: That ranges are from.
+        seed: By which they were chosen.
     """
+    from importlib.metadata import version
+
+    import onnxruntime
+
     comparison = result.comparison
     top1 = comparison.top1 if comparison.labelled else (None, None)
     total = sum(layer.macs for layer in result.layers)
@@ -27,7 +33,10 @@ def report_of(name: str, options: Options, result: Calibrated, facts: dict[str, 
         'preset': options.preset,
         'method': options.method,
         'reduce_range': options.reduce_range,
-        **facts,
+        'calibration_images': len(images),
+        'calibration_seed': seed,
+        'calibration_sha256': images.digest(),
+        'versions': {'timm-hetconv': version('timm-hetconv'), 'onnxruntime': onnxruntime.__version__},
         'evaluated_images': comparison.images,
         'top1_float': top1[0],
         'top1_int8': top1[1],

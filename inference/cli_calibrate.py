@@ -76,16 +76,19 @@ def calibrate(
     options = Options(preset, method, tuple(keep_float or ()), reduce_range, max_drop, mixed, cache)
     with bar() as report:
         result = run(proto, found, evaluation, options, report, lambda line: print(line, file=sys.stderr))
-    said = report_of(model.name, options, result, {'calibration_images': len(found), 'calibration_seed': seed})
+    said = report_of(model.name, options, result, found, seed)
     files = {output.with_suffix('.json'): to_json(said)}
     if result.passed:
         files[output] = result.model.SerializeToString()
     write_together(files)
     print(show(said))
     if not result.passed:
+        lost = f'INT8 costs {said["drop"]:.2f} points'
+        if not result.comparison.labelled:
+            lost = f'INT8 puts {said["drop"]:.2f}% of the images, which have no labels, into another class'
         print(
-            f'hetconv: INT8 costs {said["drop"]:.2f} points, more than --max-drop {max_drop:g}: {output} is not '
-            f'written, {output.with_suffix(".json")} says why; try --mixed or another --method',
+            f'hetconv: {lost}, more than --max-drop {max_drop:g}: {output} is not written, '
+            f'{output.with_suffix(".json")} says why; try --mixed or another --method',
             file=sys.stderr,
         )
         sys.exit(GATE)
