@@ -146,7 +146,7 @@ def residuals(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
 
 
 def pools(proto: 'onnx.ModelProto', layers: list[Layer]) -> dict[str, 'onnx.NodeProto']:
-    """MaxPool nodes right before quantised layers, by their outputs: of bytes it gives the largest, in the same scale."""
+    """MaxPool nodes before quantised layers, by their outputs: of bytes it gives the largest, in the same scale."""
     inputs = {layer.input for layer in layers}
     return {
         node.output[0]: node
