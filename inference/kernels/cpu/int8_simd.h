@@ -123,7 +123,7 @@ static HETCONV_INLINE VI dot(VI sum, Inputs4 x, Weights4 w) {
 constexpr int kInputShift = 0;
 #endif
 
-// Eight-bit numbers in memory as lanes of 32 bits, and back: the low byte of each lane.
+// Bytes in memory as lanes of 32 bits, and back: the low byte of each lane.
 typedef uint8_t Bytes __attribute__((vector_size(kWidth)));
 typedef uint8_t BytesU __attribute__((vector_size(kWidth), aligned(1), may_alias));
 static HETCONV_INLINE VI load_u8(const uint8_t* p) {
@@ -143,11 +143,11 @@ static HETCONV_INLINE void store_u8(uint8_t* p, VI v) {
 #endif
 }
 
-// To the nearest integer, ties to even, of what is less than 2^22 in size: the sum's last bit is worth 1.
-static HETCONV_INLINE VI round_to_int(V v) {
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
-  constexpr int32_t kShiftBits = 0x4B400000;
-  return (VI)(v + kShift) - kShiftBits;
+// The low byte of the nearest integer, ties to even; of what is less than 2^22 in size, where the last bit of the sum
+// is worth 1.
+static HETCONV_INLINE VI low_byte(V v) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23, whose bits end in a byte of zeros
+  return (VI)(v + kShift);
 }
 
 }  // namespace HETCONV_ISA

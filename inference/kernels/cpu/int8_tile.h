@@ -101,30 +101,42 @@ static HETCONV_INLINE void multiply_lanes(const Int8Segment& s, const uint8_t* c
   }
 }
 
-// A vector's sums as real numbers, or in steps of y; z is the residual there.
-static HETCONV_INLINE V real_of(const Int8Epilogue& e, VI sum, int channel) {
-  return __builtin_convertvector(sum, V) * load(e.scale + channel) + load(e.bias + channel);
-}
-static HETCONV_INLINE V add_bytes(const Int8Epilogue& e, V real, VI z) {
-  return real + (__builtin_convertvector(z, V) - e.z_zero_point) * e.z_scale;
-}
-static HETCONV_INLINE V add_floats(const Int8Epilogue& e, V real, V z) { return real + z * e.z_scale; }
-static HETCONV_INLINE VI byte_of(const Int8Epilogue& e, V real) {
-  return round_to_int(clamp(real, splat(e.low), splat(e.high))) + e.y_zero_point;
-}
+// The epilogue of one vector of a tile, with all its numbers in registers.
+struct Int8Finish {
+  Int8Finish(const Int8Epilogue& e, int channel)
+      : scale(load(e.scale + channel)),
+        bias(load(e.bias + channel)),
+        low(splat(e.low)),
+        high(splat(e.high)),
+        z_scale(splat(e.z_scale)),
+        z_zero_point(splat(e.z_zero_point)),
+        y_zero_point(e.y_zero_point - VI{}) {}
+
+  // The sums as real numbers, or in steps of y; z is the residual there.
+  HETCONV_INLINE V real(VI sum) const { return __builtin_convertvector(sum, V) * scale + bias; }
+  HETCONV_INLINE V add(V real, VI z) const { return real + (__builtin_convertvector(z, V) - z_zero_point) * z_scale; }
+  HETCONV_INLINE V add(V real, V z) const { return real + z * z_scale; }
+  HETCONV_INLINE V bounded(V real) const { return clamp(real, low, high); }
+  HETCONV_INLINE VI byte(V real) const { return low_byte(bounded(real)) + y_zero_point; }
+
+  V scale, bias, low, high, z_scale, z_zero_point;
+  VI y_zero_point;
+};
 
 // Bytes from bytes, whole vectors: what nearly all tiles do.
 template <int MR, int NV, bool kResidual>
 static HETCONV_INLINE void finish_bytes(const Int8Rows& rows, const Int8Epilogue& e, const VI (&sum)[MR][NV]) {
-  uint8_t* y = static_cast<uint8_t*>(rows.y) + rows.channel;
-  const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + (kResidual ? rows.channel : 0);
-#pragma GCC unroll 32
-  for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) {
-      V real = real_of(e, sum[i][v], v * kWidth);
-      if (kResidual) real = add_bytes(e, real, load_u8(z + rows.offset[i] + v * kWidth));
-      store_u8(y + rows.offset[i] + v * kWidth, byte_of(e, real));
+  for (int v = 0; v < NV; v++) {
+    const Int8Finish finish(e, v * kWidth);
+    const int64_t* offset = rows.offset;
+    uint8_t* y = static_cast<uint8_t*>(rows.y) + rows.channel + v * kWidth;
+    const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + (kResidual ? rows.channel + v * kWidth : 0);
+#pragma GCC unroll 32
+    for (int i = 0; i < MR; i++) {
+      V real = finish.real(sum[i][v]);
+      if (kResidual) real = finish.add(real, load_u8(z + offset[i]));
+      store_u8(y + offset[i], finish.byte(real));
     }
   }
 }
@@ -132,23 +144,24 @@ static HETCONV_INLINE void finish_bytes(const Int8Rows& rows, const Int8Epilogue
 // All the rest, `width` channels. Rare, so it is kept small: it goes through memory.
 static HETCONV_NOINLINE void finish_rest(const Int8Rows& rows, const Int8Epilogue& e, const VI* sums, int count,
                                          int vectors, int width) {
-  for (int i = 0; i < count; i++) {
-    for (int v = 0; v * kWidth < width; v++) {
-      const int left = width - v * kWidth < kWidth ? width - v * kWidth : kWidth;
+  for (int v = 0; v * kWidth < width; v++) {
+    const Int8Finish finish(e, v * kWidth);
+    const int left = width - v * kWidth < kWidth ? width - v * kWidth : kWidth;
+    for (int i = 0; i < count; i++) {
       const int64_t place = rows.offset[i] + rows.channel + v * kWidth;
-      V real = real_of(e, sums[i * vectors + v], v * kWidth);
+      V real = finish.real(sums[i * vectors + v]);
       if (rows.residual && e.float_residual) {
-        real = add_floats(e, real, load_part(static_cast<const float*>(rows.residual) + place, left));
+        real = finish.add(real, load_part(static_cast<const float*>(rows.residual) + place, left));
       } else if (rows.residual) {
         uint8_t z[kWidth] = {};
         std::memcpy(z, static_cast<const uint8_t*>(rows.residual) + place, left);
-        real = add_bytes(e, real, load_u8(z));
+        real = finish.add(real, load_u8(z));
       }
       if (e.float_output) {
-        store_part(static_cast<float*>(rows.y) + place, clamp(real, splat(e.low), splat(e.high)), left);
+        store_part(static_cast<float*>(rows.y) + place, finish.bounded(real), left);
       } else {
         uint8_t y[kWidth];
-        store_u8(y, byte_of(e, real));
+        store_u8(y, finish.byte(real));
         std::memcpy(static_cast<uint8_t*>(rows.y) + place, y, left);
       }
     }
