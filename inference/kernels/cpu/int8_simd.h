@@ -127,7 +127,18 @@ constexpr int kInputShift = 0;
 typedef uint8_t Bytes __attribute__((vector_size(kWidth)));
 typedef uint8_t BytesU __attribute__((vector_size(kWidth), aligned(1), may_alias));
 static HETCONV_INLINE VI load_u8(const uint8_t* p) {
+  // GCC makes single bytes of __builtin_convertvector here.
+#if defined(__AVX512F__)
+  return (VI)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+  return (VI)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__SSE4_1__)
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return (VI)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(four));
+#else
   return __builtin_convertvector(*reinterpret_cast<const BytesU*>(p), VI);
+#endif
 }
 static HETCONV_INLINE void store_u8(uint8_t* p, VI v) {
 #if defined(__AVX512F__)
@@ -138,6 +149,9 @@ static HETCONV_INLINE void store_u8(uint8_t* p, VI v) {
   const __m256i halves = _mm256_shuffle_epi8((__m256i)v, order);
   const __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), both);
+#elif defined(__SSSE3__)
+  const int32_t four = _mm_cvtsi128_si32(_mm_shuffle_epi8((__m128i)v, _mm_set1_epi32(0x0C080400)));
+  std::memcpy(p, &four, 4);
 #else
   *reinterpret_cast<BytesU*>(p) = __builtin_convertvector(v, Bytes);
 #endif
