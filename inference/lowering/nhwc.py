@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ..hetconv_op import DOMAIN as EXPORT_DOMAIN
 from ..hetconv_op import NHWC_DOMAIN as DOMAIN
+from .quantized import DOMAIN as INT8_DOMAIN
 from .walk import TO_NCHW, TO_NHWC, Walk, array_of, ints, rank
 
 __all__ = ['VERSION', 'to_nhwc']
@@ -170,6 +171,19 @@ def _elementwise(walk: Walk, node: Any) -> bool:
     return True
 
 
+def _linear(walk: Walk, node: Any) -> bool:
+    """QuantizeLinear and DequantizeLinear with one scale; else the axis counts."""
+    return all(map(_is_scalar, node.inputs[1:])) and _elementwise(walk, node)
+
+
+def _int8(walk: Walk, node: Any) -> bool:
+    """An operator of `quantized.py`: all its inputs of four axes that are not weights are images."""
+    inputs = [walk.to_nhwc(v) if rank(v) == 4 and array_of(v) is None else v for v in node.inputs]
+    y, attributes = node.outputs[0], {attr.name: attr.value for attr in node.attributes.values()}
+    walk.replace(y, walk.insert(node.op_type, inputs, y, DOMAIN, **attributes))
+    return True
+
+
 def _batch_norm(walk: Walk, node: Any) -> bool:
     """One that no convolution could take in, behind an activation say: a product and a sum."""
     scale, bias, mean, variance = (array_of(value) for value in node.inputs[1:5])
@@ -243,6 +257,11 @@ def _flatten(walk: Walk, node: Any) -> bool:
 _RULES: dict[tuple[str, str], Callable[[Walk, Any], bool]] = {
     (EXPORT_DOMAIN, 'HetConv2d'): _hetconv,
     ('', 'Conv'): _conv,
+    ('', 'QuantizeLinear'): _linear,
+    ('', 'DequantizeLinear'): _linear,
+    **{
+        (INT8_DOMAIN, op): _int8 for op in ('QHetConv2d', 'QConv', 'QHetConv2dFloat', 'QConvFloat', 'QMaxPool', 'QMean')
+    },
     ('', 'MaxPool'): _pool,
     ('', 'AveragePool'): _pool,
     ('', 'BatchNormalization'): _batch_norm,

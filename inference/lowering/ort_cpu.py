@@ -25,10 +25,12 @@ def to_ort_cpu(proto: 'onnx.ModelProto') -> 'onnx.ModelProto':
     from ..hetconv_op import NHWC_DOMAIN
     from . import epilogue
     from .nhwc import to_nhwc
+    from .quantized import fuse_quantized
 
     model = ir.from_proto(proto)
     model.functions.clear()
     model.opset_imports.pop('hetconv', None)
+    fuse_quantized(model)
     to_nhwc(model)
     rewriter.rewrite(model, pattern_rewrite_rules=epilogue.rules())
     model.metadata_props['plugin'] = json.dumps(

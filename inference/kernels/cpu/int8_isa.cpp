@@ -1,6 +1,7 @@
 // The quantised kernels for one instruction set: compiled once for each, with HETCONV_ISA naming the namespace,
 // HETCONV_NAME the instruction set, HETCONV_FLOATS that of the kernels in fp32 which goes with it.
 #include "int8_direct.h"
+#include "int8_pool.h"
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -34,7 +35,8 @@ static std::unique_ptr<Int8Packed> pack(const LayerShape& shape, const Int8Weigh
 }  // namespace HETCONV_ISA
 
 extern const Int8Isa HETCONV_JOIN(isa_, HETCONV_ISA);
-const Int8Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {HETCONV_STRING(HETCONV_NAME), HETCONV_STRING(HETCONV_FLOATS),
-                                                 HETCONV_ISA::has_products, HETCONV_ISA::pack};
+const Int8Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {HETCONV_STRING(HETCONV_NAME),   HETCONV_STRING(HETCONV_FLOATS),
+                                                 HETCONV_ISA::has_products,      HETCONV_ISA::pack,
+                                                 HETCONV_ISA::int8_max_pool_row, HETCONV_ISA::int8_mean};
 
 }  // namespace hetconv

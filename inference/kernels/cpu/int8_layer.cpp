@@ -7,15 +7,15 @@
 
 namespace hetconv {
 
-namespace {
-
 void check_scale(const char* name, float scale) {
   if (!(scale > 0) || !std::isfinite(scale)) refuse(std::string(name) + " must be positive and finite");
 }
 
-void check_zero_point(const char* name, int32_t value) {
+void check_zero_point(const char* name, int64_t value) {
   if (value < 0 || value > 255) refuse(std::string(name) + " must be a byte");
 }
+
+namespace {
 
 // The largest that a sum can be, whatever the input.
 void check_sums(const LayerShape& s, const Int8Weights& weights) {
@@ -75,6 +75,21 @@ void Int8Layer::run(const uint8_t* x, const void* residual, void* y, int64_t bat
   if (!batch) return;
   const Piece piece{*packed_, run};
   share_out(packed_->items(run), packed_->scratch_bytes(run), Piece::item, &piece, parallel, scratch);
+}
+
+void Int8PoolRun::row(void* argument, size_t i) {
+  const Int8PoolRun& r = *static_cast<Int8PoolRun*>(argument);
+  const int64_t image = i / r.out_height, y = i % r.out_height;
+  r.isa->max_pool_row(*r.shape, r.x + image * r.height * r.width * r.channels,
+                      r.y + static_cast<int64_t>(i) * r.out_width * r.channels, r.height, r.width, r.channels, y,
+                      r.out_width);
+}
+
+void Int8MeanRun::piece(void* argument, size_t i) {
+  const Int8MeanRun& r = *static_cast<Int8MeanRun*>(argument);
+  const int64_t image = i / r.shares(), first = i % r.shares() * kShare;
+  r.isa->mean(r.x + image * r.pixels * r.channels, r.y + image * r.channels, r.pixels, r.channels, first,
+              std::min(kShare, r.channels - first), r.zero_point, r.scale);
 }
 
 }  // namespace hetconv

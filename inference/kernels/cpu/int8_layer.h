@@ -53,12 +53,48 @@ struct Int8Isa {
   const char* floats;      // the one of `Isa` that it builds on
   bool (*has_products)();  // the machine has what it needs beyond that
   std::unique_ptr<Int8Packed> (*pack)(const LayerShape&, const Int8Weights&);
+  // As `Isa::pool_row`, the largest.
+  void (*max_pool_row)(const PoolShape&, const uint8_t* image, uint8_t* row, int64_t height, int64_t width,
+                       int64_t channels, int64_t out_y, int64_t out_width);
+  // y[c] = the mean over the pixels of (image[c] - zero_point) * scale, for `count` channels from `first` on.
+  void (*mean)(const uint8_t* image, float* y, int64_t pixels, int64_t channels, int64_t first, int64_t count,
+               int32_t zero_point, float scale);
 };
 
 const std::vector<const Int8Isa*>& all_int8_isas();  // compiled in, best first
 const Int8Isa& best_int8_isa();                      // of this machine
 const Int8Isa& find_int8_isa(const char* name);      // throws std::invalid_argument
 std::string int8_isa_names();                        // as `isa_names`
+
+// One call of a maximum pooling; `row` is a piece of its work, out of batch * out_height.
+struct Int8PoolRun {
+  const uint8_t* x;
+  uint8_t* y;
+  int64_t height, width, channels, out_height, out_width;
+  const PoolShape* shape;
+  const Int8Isa* isa;
+  static void row(void* run, size_t i);
+};
+
+// One call of a mean over whole images, to float; `piece` is a piece of its work, out of pieces().
+struct Int8MeanRun {
+  const uint8_t* x;
+  float* y;
+  int64_t batch, pixels, channels;
+  int32_t zero_point;
+  float scale;
+  const Int8Isa* isa;
+  size_t pieces() const { return static_cast<size_t>(batch * shares()); }
+  static void piece(void* run, size_t i);
+
+ private:
+  int64_t shares() const { return (channels + kShare - 1) / kShare; }
+  static constexpr int64_t kShare = 256;  // channels
+};
+
+// Throw std::invalid_argument.
+void check_scale(const char* name, float scale);
+void check_zero_point(const char* name, int64_t value);
 
 class Int8Layer {
  public:
