@@ -87,8 +87,10 @@ class Int8Direct : public Int8Packed {
     for (int step = 0; step < steps; step++) {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;
       const Int8Rows r{block.in + i, count, block.offset + i, t.first, run.y, run.residual};
-      const Int8TileFunction function = t.vectors == 2 ? int8_tile_of<2>(rows) : int8_tile_of<1>(rows);
-      function(weights_.segments.data() + t.segment, t.total, t.order, weights_.stream(t), r, e, t.width);
+      const Int8TileFunction function = t.pairs          ? int8_tile_of<2, true>(rows)
+                                        : t.vectors == 2 ? int8_tile_of<2, false>(rows)
+                                                         : int8_tile_of<1, false>(rows);
+      function(weights_.segments.data() + t.segment, t.total, weights_.stream(t), r, e, t.width);
     }
   }
 

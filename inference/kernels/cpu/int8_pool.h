@@ -12,17 +12,26 @@ namespace HETCONV_ISA {
 
 static void int8_max_pool_row(const PoolShape& s, const uint8_t* image, uint8_t* row, int64_t height, int64_t width,
                               int64_t channels, int64_t out_y, int64_t out_width) {
+  constexpr int64_t kBlock = 64;
   const int64_t y0 = std::max<int64_t>(out_y * s.stride[0] - s.pads[0], 0);
   const int64_t y1 = std::min<int64_t>(out_y * s.stride[0] - s.pads[0] + s.kernel[0], height);
   for (int64_t out_x = 0; out_x < out_width; out_x++, row += channels) {
     const int64_t x0 = std::max<int64_t>(out_x * s.stride[1] - s.pads[1], 0);
     const int64_t x1 = std::min<int64_t>(out_x * s.stride[1] - s.pads[1] + s.kernel[1], width);
-    std::memset(row, 0, channels);
-    for (int64_t y = y0; y < y1; y++) {
-      for (int64_t x = x0; x < x1; x++) {
-        const uint8_t* p = image + (y * width + x) * channels;
-        for (int64_t c = 0; c < channels; c++) row[c] = std::max(row[c], p[c]);
+    for (int64_t first = 0; first < channels; first += kBlock) {
+      const int64_t count = std::min(kBlock, channels - first);
+      uint8_t most[kBlock] = {};
+      for (int64_t y = y0; y < y1; y++) {
+        for (int64_t x = x0; x < x1; x++) {
+          const uint8_t* p = image + (y * width + x) * channels + first;
+          if (count == kBlock) {  // of a known length, which stays in registers
+            for (int64_t c = 0; c < kBlock; c++) most[c] = std::max(most[c], p[c]);
+          } else {
+            for (int64_t c = 0; c < count; c++) most[c] = std::max(most[c], p[c]);
+          }
+        }
       }
+      std::copy_n(most, count, row + first);
     }
   }
 }

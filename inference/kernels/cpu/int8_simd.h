@@ -38,23 +38,34 @@ static HETCONV_INLINE VI splat_bytes(const uint8_t* p) {
   return four - VI{};
 }
 
-// Bytes of the 16 at `p`, by index in every group of 16 bytes.
-static HETCONV_INLINE VI shuffle_bytes(const uint8_t* p, VI index) {
+// Eight bytes in every two lanes.
+static HETCONV_INLINE VI splat_eight(const uint8_t* p) {
+  typedef int64_t VL __attribute__((vector_size(kVectorBytes)));
+  int64_t eight;
+  std::memcpy(&eight, p, 8);
+  return (VI)(eight - VL{});
+}
+
+// The sums of every two lanes of `a`, then those of `b`.
+static HETCONV_INLINE VI add_pairs(VI a, VI b) {
 #if defined(__AVX512F__)
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return (VI)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), (__m512i)index);
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  return (VI)_mm512_add_epi32(_mm512_permutex2var_epi32((__m512i)a, even, (__m512i)b),
+                              _mm512_permutex2var_epi32((__m512i)a, odd, (__m512i)b));
 #elif defined(__AVX2__)
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return (VI)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bytes), (__m256i)index);
+  return (VI)_mm256_permute4x64_epi64(_mm256_hadd_epi32((__m256i)a, (__m256i)b), 0xD8);
 #elif defined(__SSSE3__)
-  return (VI)_mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), (__m128i)index);
+  return (VI)_mm_hadd_epi32((__m128i)a, (__m128i)b);
 #elif defined(__aarch64__)
-  return (VI)vqtbl1q_u8(vld1q_u8(p), (uint8x16_t)index);
+  return (VI)vpaddq_s32((int32x4_t)a, (int32x4_t)b);
 #else
-  const VB places = (VB)index;
-  VB result;
-  for (int i = 0; i < kVectorBytes; i++) result[i] = p[places[i] & 15];
-  return (VI)result;
+  VI sums;
+  for (int i = 0; i < kWidth / 2; i++) {
+    sums[i] = static_cast<int32_t>(static_cast<uint32_t>(a[2 * i]) + static_cast<uint32_t>(a[2 * i + 1]));
+    sums[kWidth / 2 + i] = static_cast<int32_t>(static_cast<uint32_t>(b[2 * i]) + static_cast<uint32_t>(b[2 * i + 1]));
+  }
+  return sums;
 #endif
 }
 

@@ -1,5 +1,8 @@
 // The micro-kernel in eight bits: a register tile of pixels x NV = 1 or 2 vectors of output channels walks a list of
 // segments, as in tile.h, four input channels a step.
+//
+// A tile of pairs has two lanes for each output channel, and takes eight input channels a step, four in each of the
+// two. Half as many output channels a vector: for groups that have no more, which would otherwise multiply zeros.
 #pragma once
 
 #include <type_traits>
@@ -14,10 +17,11 @@ namespace HETCONV_ISA {
 
 // Some input channels at one tap, which lie side by side.
 struct Int8Segment {
+  enum : int { kAll = -1 };
   int tap;      // row of the table of input pointers
   int channel;  // first input channel
-  int steps;    // of four input channels
-  bool lanes;   // every lane takes the input channels of its own group, out of the 16 from `channel` on
+  int steps;    // of four input channels, or eight
+  int vector;   // for all of a tile's vectors; or, from 0, for that one only
 };
 
 // What a tile's sums become.
@@ -42,28 +46,21 @@ struct Int8Rows {
 // How far ahead of its use a weight is fetched, in bytes.
 constexpr int kInt8Prefetch = 2048;
 
-// Products of one step: weights at w, inputs `c` channels into each row's.
-template <int MR, int NV>
-static HETCONV_INLINE void step(const uint8_t* const* in, int64_t c, const int8_t* w, VI (&sum)[MR][NV]) {
-  Weights4 w4[NV];
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; v++) w4[v] = weights4(load_bytes(w + v * kVectorBytes));
-#pragma GCC unroll 32
-  for (int i = 0; i < MR; i++) {
-    const Inputs4 x = inputs4(splat_bytes(in[i] + c));
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) sum[i][v] = dot(sum[i][v], x, w4[v]);
-  }
+template <bool kPairs>
+static HETCONV_INLINE Inputs4 spread(const uint8_t* p) {
+  return inputs4(kPairs ? splat_eight(p) : splat_bytes(p));
 }
 
-template <int MR, int NV>
-static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w,
-                                    VI (&sum)[MR][NV]) {
+// For NV vectors of a tile of NT, from `first` on.
+template <int MR, int NV, int NT, bool kPairs>
+static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w, int first,
+                                    VI (&sum)[MR][NT]) {
+  constexpr int kStep = kPairs ? 8 : 4;
   int64_t c = s.channel;
-  const int64_t end = c + 4 * s.steps;
+  const int64_t end = c + kStep * s.steps;
   if (kManyRegisters) {
     // Two steps at once, row by row: a row's pointer, which rarely has a register, is then fetched half as often.
-    for (; c + 8 <= end; c += 8, w += 2 * NV * kVectorBytes) {
+    for (; c + 2 * kStep <= end; c += 2 * kStep, w += 2 * NV * kVectorBytes) {
       Weights4 w0[NV], w1[NV];
 #pragma GCC unroll 4
       for (int v = 0; v < NV; v++) {
@@ -75,29 +72,24 @@ static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* 
 #pragma GCC unroll 32
       for (int i = 0; i < MR; i++) {
         const uint8_t* p = in[i] + c;
-        const Inputs4 x0 = inputs4(splat_bytes(p)), x1 = inputs4(splat_bytes(p + 4));
+        const Inputs4 x0 = spread<kPairs>(p), x1 = spread<kPairs>(p + kStep);
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) sum[i][v] = dot(sum[i][v], x0, w0[v]);
+        for (int v = 0; v < NV; v++) sum[i][first + v] = dot(sum[i][first + v], x0, w0[v]);
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) sum[i][v] = dot(sum[i][v], x1, w1[v]);
+        for (int v = 0; v < NV; v++) sum[i][first + v] = dot(sum[i][first + v], x1, w1[v]);
       }
     }
   }
-  for (; c < end; c += 4, w += NV * kVectorBytes) step<MR, NV>(in, c, w, sum);
-}
-
-// Groups of fewer output channels than a vector has lanes: `order` says for each byte of the vector where, of the 16
-// channels from s.channel on, that lane's group has its first four.
-template <int MR>
-static HETCONV_INLINE void multiply_lanes(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w, VI order,
-                                          VI (&sum)[MR][1]) {
-  for (int step = 0; step < s.steps; step++, w += kVectorBytes) {
-    const Weights4 w4 = weights4(load_bytes(w));
+  for (; c < end; c += kStep, w += NV * kVectorBytes) {
+    Weights4 w0[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) w0[v] = weights4(load_bytes(w + v * kVectorBytes));
 #pragma GCC unroll 32
     for (int i = 0; i < MR; i++) {
-      sum[i][0] = dot(sum[i][0], inputs4(shuffle_bytes(in[i] + s.channel, order)), w4);
+      const Inputs4 x = spread<kPairs>(in[i] + c);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) sum[i][first + v] = dot(sum[i][first + v], x, w0[v]);
     }
-    order += 0x04040404;
   }
 }
 
@@ -151,49 +143,36 @@ static HETCONV_NOINLINE void finish_rest(const Int8Rows& rows, const Int8Epilogu
       const int64_t place = rows.offset[i] + rows.channel + v * kWidth;
       V real = finish.real(sums[i * vectors + v]);
       if (rows.residual && e.float_residual) {
-        real = finish.add(real, load_part(static_cast<const float*>(rows.residual) + place, left));
+        const float* z = static_cast<const float*>(rows.residual) + place;
+        real = finish.add(real, left == kWidth ? load(z) : load_part(z, left));
       } else if (rows.residual) {
-        uint8_t z[kWidth] = {};
-        std::memcpy(z, static_cast<const uint8_t*>(rows.residual) + place, left);
+        uint8_t part[kWidth] = {};
+        const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + place;
+        if (left < kWidth) z = static_cast<uint8_t*>(std::memcpy(part, z, left));
         real = finish.add(real, load_u8(z));
       }
       if (e.float_output) {
-        store_part(static_cast<float*>(rows.y) + place, finish.bounded(real), left);
+        float* y = static_cast<float*>(rows.y) + place;
+        if (left == kWidth) {
+          store(y, finish.bounded(real));
+        } else {
+          store_part(y, finish.bounded(real), left);
+        }
       } else {
-        uint8_t y[kWidth];
-        store_u8(y, finish.byte(real));
-        std::memcpy(static_cast<uint8_t*>(rows.y) + place, y, left);
+        uint8_t part[kWidth], *y = static_cast<uint8_t*>(rows.y) + place;
+        store_u8(left == kWidth ? y : part, finish.byte(real));
+        if (left < kWidth) std::memcpy(y, part, left);
       }
     }
   }
 }
 
 template <int MR, int NV>
-static void int8_tile(const Int8Segment* segments, int count, const uint8_t* order, const int8_t* w,
-                      const Int8Rows& rows, const Int8Epilogue& e, int width) {
-  VI sum[MR][NV];
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; v++) {
-    const VI start = load_bytes(e.start + v * kWidth);
-#pragma GCC unroll 32
-    for (int i = 0; i < MR; i++) sum[i][v] = start;
-  }
-  for (const Int8Segment* s = segments; s < segments + count; s++) {
-    const uint8_t* const* in = rows.in + s->tap * rows.in_stride;
-    if constexpr (NV == 1) {
-      if (s->lanes) {
-        multiply_lanes<MR>(*s, in, w, load_bytes(order), sum);
-        continue;
-      }
-    }
-    multiply<MR, NV>(*s, in, w, sum);
-  }
-  if (width == NV * kWidth && !e.float_output && (!rows.residual || !e.float_residual)) {
-    if (rows.residual) {
-      finish_bytes<MR, NV, true>(rows, e, sum);
-    } else {
-      finish_bytes<MR, NV, false>(rows, e, sum);
-    }
+static HETCONV_INLINE void finish(const Int8Rows& rows, const Int8Epilogue& e, const VI (&sum)[MR][NV], int width) {
+  if (width == NV * kWidth && !e.float_output && !rows.residual) {
+    finish_bytes<MR, NV, false>(rows, e, sum);
+  } else if (width == NV * kWidth && !e.float_output && !e.float_residual) {
+    finish_bytes<MR, NV, true>(rows, e, sum);
   } else {
     VI copy[MR][NV];
     std::memcpy(copy, sum, sizeof(copy));
@@ -201,13 +180,45 @@ static void int8_tile(const Int8Segment* segments, int count, const uint8_t* ord
   }
 }
 
-using Int8TileFunction = void (*)(const Int8Segment*, int, const uint8_t*, const int8_t*, const Int8Rows&,
-                                  const Int8Epilogue&, int);
+template <int MR, int NV, bool kPairs>
+static void int8_tile(const Int8Segment* segments, int count, const int8_t* w, const Int8Rows& rows,
+                      const Int8Epilogue& e, int width) {
+  VI sum[MR][NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; v++) {
+    const VI start = kPairs ? VI{} : load_bytes(e.start + v * kWidth);
+#pragma GCC unroll 32
+    for (int i = 0; i < MR; i++) sum[i][v] = start;
+  }
+  for (const Int8Segment* s = segments; s < segments + count; s++) {
+    const uint8_t* const* in = rows.in + s->tap * rows.in_stride;
+    if (s->vector == Int8Segment::kAll) {
+      multiply<MR, NV, NV, kPairs>(*s, in, w, 0, sum);
+    } else if constexpr (NV == 2) {
+      if (s->vector == 0) {
+        multiply<MR, 1, NV, kPairs>(*s, in, w, 0, sum);
+      } else {
+        multiply<MR, 1, NV, kPairs>(*s, in, w, 1, sum);
+      }
+    }
+  }
+  if constexpr (kPairs) {
+    const VI start = load_bytes(e.start);
+    VI both[MR][1];
+#pragma GCC unroll 32
+    for (int i = 0; i < MR; i++) both[i][0] = (VI)((VUI)add_pairs(sum[i][0], sum[i][1]) + (VUI)start);
+    finish<MR, 1>(rows, e, both, width);
+  } else {
+    finish<MR, NV>(rows, e, sum, width);
+  }
+}
 
-template <int NV>
+using Int8TileFunction = void (*)(const Int8Segment*, int, const int8_t*, const Int8Rows&, const Int8Epilogue&, int);
+
+template <int NV, bool kPairs>
 static Int8TileFunction int8_tile_of(int rows) {
   return by_rows_of<Int8TileFunction>(
-      rows, [](auto mr) -> Int8TileFunction { return int8_tile<mr.value, NV>; },
+      rows, [](auto mr) -> Int8TileFunction { return int8_tile<mr.value, NV, kPairs>; },
       std::make_integer_sequence<int, kInt8Rows[NV - 1]>{});
 }
 

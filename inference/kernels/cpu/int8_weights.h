@@ -9,13 +9,16 @@
 namespace hetconv {
 namespace HETCONV_ISA {
 
-// Some output channels, side by side, of one group or (with lanes, or padded with zeros) of several.
+// Some output channels, side by side: of one group, with segments for all of its vectors, or of several, where each
+// vector has segments of its own for the K x K kernels.
 struct Int8ChannelTile {
   int first, width;  // output channels
   int vectors;
-  int segment, total;           // in `segments`: the first, and how many
-  uint8_t order[kVectorBytes];  // for `shuffle_bytes`
-  size_t weight;                // offset of its stream
+  bool pairs;
+  int segment, total;                                           // in `segments`: the first, and how many
+  size_t weight;                                                // offset of its stream
+  int channels() const { return pairs ? kWidth / 2 : kWidth; }  // of a vector
+  int step() const { return pairs ? 8 : 4; }                    // input channels
 };
 
 class Int8Stream {
@@ -25,13 +28,11 @@ class Int8Stream {
       : s_(shape), merged_(merged), m_(shape.in_channels / shape.part), n_(shape.out_channels / shape.part) {
     taps_ = s_.kernel[0] * s_.kernel[1];
     skip_ = weights.w && !has_centre(weights) ? taps_ / 2 : -1;
-    if (n_ >= kWidth) {
-      for (int g = 0; g < s_.part; g++) cut(g * n_, (g + 1) * n_, weights);
-    } else {  // several groups a vector
-      const int width = std::max(1, kWidth / n_) * n_;
-      for (int first = 0; first < s_.out_channels; first += width) {
-        add(first, std::min(width, s_.out_channels - first), weights);
-      }
+    if (n_ > kWidth || s_.part == 1) {
+      for (int g = 0; g < s_.part; g++) cut(g * n_, (g + 1) * n_, 2 * kWidth, weights);
+    } else {
+      pairs_ = n_ <= kWidth / 2;
+      cut(0, s_.out_channels, pairs_ ? kWidth : 2 * kWidth, weights);
     }
     memory_ = Buffer(bytes_ / sizeof(float));
     for (const Int8ChannelTile& t : tiles) fill(weights, t);
@@ -56,13 +57,14 @@ class Int8Stream {
     return false;
   }
 
-  void cut(int begin, int end, const Int8Weights& weights) {
-    for (int n = begin; n < end; n += 2 * kWidth) add(n, std::min(2 * kWidth, end - n), weights);
+  void cut(int begin, int end, int width, const Int8Weights& weights) {
+    for (int n = begin; n < end; n += width) add(n, std::min(width, end - n), weights);
   }
 
   void add(int first, int width, const Int8Weights& weights) {
     Int8ChannelTile t{};
-    t.first = first, t.width = width, t.vectors = (width + kWidth - 1) / kWidth;
+    t.first = first, t.width = width, t.pairs = pairs_;
+    t.vectors = pairs_ ? 2 : (width + kWidth - 1) / kWidth;
     t.segment = static_cast<int>(segments.size());
     t.weight = bytes_;
     tiles.push_back(t);
@@ -71,26 +73,34 @@ class Int8Stream {
       return;
     }
     if (weights.w) add_segment(taps_ / 2, 0, s_.in_channels);
-    const int group = first / n_, last = (first + width - 1) / n_, span = (last - group + 1) * m_;
-    // The load must not reach past the pixel's channels, which may be the last that there are.
-    const int start = std::min(group * m_, s_.in_channels - kLoad);
-    const bool lanes = group != last && start >= 0 && (last + 1) * m_ <= start + kLoad;
-    for (int j = 0; lanes && j < kVectorBytes; j++) {
-      const int own = std::min(first + j / 4, first + width - 1) / n_;  // lanes without a channel have zeros as weights
-      tiles.back().order[j] = static_cast<uint8_t>(own * m_ - start + j % 4);
-    }
+    const bool one = first / n_ == (first + width - 1) / n_;
     for (int tap = 0; tap < taps_; tap++) {
       if (tap == skip_) continue;
-      add_segment(tap, lanes ? start : group * m_, lanes ? m_ : span, lanes);
+      if (one && !pairs_) {
+        add_segment(tap, first / n_ * m_, m_);
+        continue;
+      }
+      for (int v = 0; v * t.channels() < width; v++) {
+        const int from = first + v * t.channels(), to = std::min(from + t.channels(), first + width) - 1;
+        add_segment(tap, from / n_ * m_, (to / n_ - from / n_ + 1) * m_, v);
+      }
     }
   }
 
-  void add_segment(int tap, int channel, int count, bool lanes = false) {
-    const int steps = (count + 3) / 4, size = merged_ ? s_.kernel[1] * s_.in_channels : s_.in_channels;
-    segments.push_back({tap, channel, steps, lanes});
+  void add_segment(int tap, int channel, int count, int vector = Int8Segment::kAll) {
+    const int step = tiles.back().step(), steps = (count + step - 1) / step;
+    const int size = merged_ ? s_.kernel[1] * s_.in_channels : s_.in_channels;
+    segments.push_back({tap, channel, steps, vector});
     tiles.back().total++;
-    bytes_ += static_cast<size_t>(steps) * tiles.back().vectors * kVectorBytes;
-    if (!lanes) slack_ = std::max(slack_, channel + 4 * steps - size);
+    bytes_ += bytes_of(tiles.back(), segments.back());
+    slack_ = std::max(slack_, channel + step * steps - size);
+  }
+
+  static int vectors(const Int8ChannelTile& t, const Int8Segment& s) {
+    return s.vector == Int8Segment::kAll ? t.vectors : 1;
+  }
+  static size_t bytes_of(const Int8ChannelTile& t, const Int8Segment& s) {
+    return static_cast<size_t>(s.steps) * vectors(t, s) * kVectorBytes;
   }
 
   // One tile's stream. Zero, as the memory is, for channels of another group.
@@ -99,32 +109,33 @@ class Int8Stream {
     for (int i = t.segment; i < t.segment + t.total; i++) {
       const Int8Segment& s = segments[i];
       const bool pointwise = weights.w && i == t.segment;
-      for (int j = 0; j < t.width; j++) {
-        const int out = t.first + j, own = out / n_ * m_;  // the group's first input channel
-        const int8_t* w = weights.w_kxk + static_cast<size_t>(out) * m_ * taps_;
+      const int first = s.vector == Int8Segment::kAll ? 0 : s.vector * t.channels();
+      const int end = s.vector == Int8Segment::kAll ? t.width : std::min(t.width, first + t.channels());
+      for (int j = first; j < end; j++) {
+        const size_t out = t.first + j;
+        const int8_t* w = weights.w_kxk + out * m_ * taps_;
+        const auto put = [&](int channel, int8_t value) { to[place(t, s, channel, j - first)] = value; };
         if (pointwise) {
-          const int8_t* w = weights.w + static_cast<size_t>(out) * s_.in_channels;
-          for (int c = 0; c < s_.in_channels; c++) *at(to, t, c, j) = w[c];
+          for (int c = 0; c < s_.in_channels; c++) put(c, weights.w[out * s_.in_channels + c]);
         } else if (merged_) {
-          for (int c = 0; c < s_.kernel[1] * m_; c++) {
-            *at(to, t, c, j) = w[c % m_ * taps_ + s.tap * s_.kernel[1] + c / m_];
-          }
+          for (int c = 0; c < s_.kernel[1] * m_; c++) put(c, w[c % m_ * taps_ + s.tap * s_.kernel[1] + c / m_]);
         } else {
-          for (int c = 0; c < m_; c++) *at(to, t, c + (s.lanes ? 0 : own - s.channel), j) = w[c * taps_ + s.tap];
+          const int own = static_cast<int>(out) / n_ * m_;  // the group's first input channel
+          for (int c = 0; c < m_; c++) put(own - s.channel + c, w[c * taps_ + s.tap]);
         }
       }
-      to += static_cast<size_t>(s.steps) * t.vectors * kVectorBytes;
+      to += bytes_of(t, s);
     }
   }
 
-  static int8_t* at(int8_t* segment, const Int8ChannelTile& t, int channel, int lane) {
-    return segment + (static_cast<size_t>(channel / 4) * t.vectors * kWidth + lane) * 4 + channel % 4;
+  // Of an input channel of a segment, and of an output channel of its vectors.
+  static size_t place(const Int8ChannelTile& t, const Int8Segment& s, int channel, int out) {
+    const int lanes = t.step() / 4, step = channel / t.step(), lane = channel / 4 % lanes;
+    return ((static_cast<size_t>(step) * vectors(t, s) * t.channels() + out) * lanes + lane) * 4 + channel % 4;
   }
 
-  static constexpr int kLoad = 16;  // channels that `shuffle_bytes` reads
-
   LayerShape s_;
-  bool merged_;
+  bool merged_, pairs_ = false;
   int m_, n_, taps_, skip_, slack_ = 0;
   size_t bytes_ = 0;
   Buffer memory_;
