@@ -15,13 +15,13 @@
 namespace hetconv {
 namespace HETCONV_ISA {
 
-// Some input channels at one tap, which lie side by side.
+// Some input channels at one tap, which lie side by side: the same for all vectors of a tile, or as many for each of
+// two.
 struct Int8Segment {
-  enum : int { kAll = -1 };
-  int tap;      // row of the table of input pointers
-  int channel;  // first input channel
-  int steps;    // of four input channels, or eight
-  int vector;   // for all of a tile's vectors; or, from 0, for that one only
+  int tap;         // row of the table of input pointers
+  int channel[2];  // first input channel, by vector
+  int steps;       // of four input channels, or eight
+  bool split() const { return channel[0] != channel[1]; }
 };
 
 // What a tile's sums become.
@@ -51,12 +51,11 @@ static HETCONV_INLINE Inputs4 spread(const uint8_t* p) {
   return inputs4(kPairs ? splat_eight(p) : splat_bytes(p));
 }
 
-// For NV vectors of a tile of NT, from `first` on.
-template <int MR, int NV, int NT, bool kPairs>
-static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w, int first,
-                                    VI (&sum)[MR][NT]) {
+template <int MR, int NV, bool kPairs>
+static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w,
+                                    VI (&sum)[MR][NV]) {
   constexpr int kStep = kPairs ? 8 : 4;
-  int64_t c = s.channel;
+  int64_t c = s.channel[0];
   const int64_t end = c + kStep * s.steps;
   if (kManyRegisters) {
     // Two steps at once, row by row: a row's pointer, which rarely has a register, is then fetched half as often.
@@ -74,9 +73,9 @@ static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* 
         const uint8_t* p = in[i] + c;
         const Inputs4 x0 = spread<kPairs>(p), x1 = spread<kPairs>(p + kStep);
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) sum[i][first + v] = dot(sum[i][first + v], x0, w0[v]);
+        for (int v = 0; v < NV; v++) sum[i][v] = dot(sum[i][v], x0, w0[v]);
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) sum[i][first + v] = dot(sum[i][first + v], x1, w1[v]);
+        for (int v = 0; v < NV; v++) sum[i][v] = dot(sum[i][v], x1, w1[v]);
       }
     }
   }
@@ -88,7 +87,27 @@ static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* 
     for (int i = 0; i < MR; i++) {
       const Inputs4 x = spread<kPairs>(in[i] + c);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) sum[i][first + v] = dot(sum[i][first + v], x, w0[v]);
+      for (int v = 0; v < NV; v++) sum[i][v] = dot(sum[i][v], x, w0[v]);
+    }
+  }
+}
+
+// Two vectors, each with input channels of its own.
+template <int MR, bool kPairs>
+static HETCONV_INLINE void multiply_split(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w,
+                                          VI (&sum)[MR][2]) {
+  constexpr int kStep = kPairs ? 8 : 4;
+  int64_t c = s.channel[0];
+  const int64_t end = c + kStep * s.steps, apart = s.channel[1] - s.channel[0];
+  for (; c < end; c += kStep, w += 2 * kVectorBytes) {
+    const Weights4 w0 = weights4(load_bytes(w)), w1 = weights4(load_bytes(w + kVectorBytes));
+    __builtin_prefetch(w + kInt8Prefetch);
+    __builtin_prefetch(w + kInt8Prefetch + kVectorBytes);
+#pragma GCC unroll 32
+    for (int i = 0; i < MR; i++) {
+      const uint8_t* p = in[i] + c;
+      sum[i][0] = dot(sum[i][0], spread<kPairs>(p), w0);
+      sum[i][1] = dot(sum[i][1], spread<kPairs>(p + apart), w1);
     }
   }
 }
@@ -192,15 +211,13 @@ static void int8_tile(const Int8Segment* segments, int count, const int8_t* w, c
   }
   for (const Int8Segment* s = segments; s < segments + count; s++) {
     const uint8_t* const* in = rows.in + s->tap * rows.in_stride;
-    if (s->vector == Int8Segment::kAll) {
-      multiply<MR, NV, NV, kPairs>(*s, in, w, 0, sum);
-    } else if constexpr (NV == 2) {
-      if (s->vector == 0) {
-        multiply<MR, 1, NV, kPairs>(*s, in, w, 0, sum);
-      } else {
-        multiply<MR, 1, NV, kPairs>(*s, in, w, 1, sum);
+    if constexpr (NV == 2) {
+      if (s->split()) {
+        multiply_split<MR, kPairs>(*s, in, w, sum);
+        continue;
       }
     }
+    multiply<MR, NV, kPairs>(*s, in, w, sum);
   }
   if constexpr (kPairs) {
     const VI start = load_bytes(e.start);

@@ -9,8 +9,8 @@
 namespace hetconv {
 namespace HETCONV_ISA {
 
-// Some output channels, side by side: of one group, with segments for all of its vectors, or of several, where each
-// vector has segments of its own for the K x K kernels.
+// Some output channels, side by side: of one group, or of several, where each vector has input channels of its own for
+// the K x K kernels.
 struct Int8ChannelTile {
   int first, width;  // output channels
   int vectors;
@@ -69,38 +69,47 @@ class Int8Stream {
     t.weight = bytes_;
     tiles.push_back(t);
     if (merged_) {
-      for (int ky = 0; ky < s_.kernel[0]; ky++) add_segment(ky, 0, s_.kernel[1] * s_.in_channels);
+      for (int ky = 0; ky < s_.kernel[0]; ky++) add_segment(ky, {0, s_.kernel[1] * s_.in_channels});
       return;
     }
-    if (weights.w) add_segment(taps_ / 2, 0, s_.in_channels);
-    const bool one = first / n_ == (first + width - 1) / n_;
+    if (weights.w) add_segment(taps_ / 2, {0, s_.in_channels});
+    const int half = std::min(t.channels(), width);  // of the first vector
+    const bool several = first / n_ != (first + width - 1) / n_ && half < width;
     for (int tap = 0; tap < taps_; tap++) {
       if (tap == skip_) continue;
-      if (one && !pairs_) {
-        add_segment(tap, first / n_ * m_, m_);
-        continue;
-      }
-      for (int v = 0; v * t.channels() < width; v++) {
-        const int from = first + v * t.channels(), to = std::min(from + t.channels(), first + width) - 1;
-        add_segment(tap, from / n_ * m_, (to / n_ - from / n_ + 1) * m_, v);
+      if (several) {
+        add_segment(tap, inputs_of(first, half), inputs_of(first + half, width - half));
+      } else {
+        add_segment(tap, inputs_of(first, width));
       }
     }
   }
 
-  void add_segment(int tap, int channel, int count, int vector = Int8Segment::kAll) {
-    const int step = tiles.back().step(), steps = (count + step - 1) / step;
-    const int size = merged_ ? s_.kernel[1] * s_.in_channels : s_.in_channels;
-    segments.push_back({tap, channel, steps, vector});
-    tiles.back().total++;
-    bytes_ += bytes_of(tiles.back(), segments.back());
-    slack_ = std::max(slack_, channel + step * steps - size);
+  struct Inputs {
+    int first, count;  // input channels
+  };
+  // Of the groups of `width` output channels from `first` on.
+  Inputs inputs_of(int first, int width) const {
+    const int group = first / n_, last = (first + width - 1) / n_;
+    return {group * m_, (last - group + 1) * m_};
   }
 
-  static int vectors(const Int8ChannelTile& t, const Int8Segment& s) {
-    return s.vector == Int8Segment::kAll ? t.vectors : 1;
+  void add_segment(int tap, Inputs inputs) { add_segment(tap, inputs, inputs); }
+
+  // For the first vector, and for the second.
+  void add_segment(int tap, Inputs a, Inputs b) {
+    const int step = tiles.back().step(), steps = (std::max(a.count, b.count) + step - 1) / step;
+    const int size = merged_ ? s_.kernel[1] * s_.in_channels : s_.in_channels;
+    // Whole steps, which may begin earlier so that they end within the pixel.
+    const int most = std::max(0, size - step * steps);
+    segments.push_back({tap, {std::min(a.first, most), std::min(b.first, most)}, steps});
+    tiles.back().total++;
+    bytes_ += bytes_of(tiles.back(), segments.back());
+    slack_ = std::max(slack_, step * steps - size);
   }
+
   static size_t bytes_of(const Int8ChannelTile& t, const Int8Segment& s) {
-    return static_cast<size_t>(s.steps) * vectors(t, s) * kVectorBytes;
+    return static_cast<size_t>(s.steps) * t.vectors * kVectorBytes;
   }
 
   // One tile's stream. Zero, as the memory is, for channels of another group.
@@ -109,29 +118,28 @@ class Int8Stream {
     for (int i = t.segment; i < t.segment + t.total; i++) {
       const Int8Segment& s = segments[i];
       const bool pointwise = weights.w && i == t.segment;
-      const int first = s.vector == Int8Segment::kAll ? 0 : s.vector * t.channels();
-      const int end = s.vector == Int8Segment::kAll ? t.width : std::min(t.width, first + t.channels());
-      for (int j = first; j < end; j++) {
+      for (int j = 0; j < t.width; j++) {
         const size_t out = t.first + j;
         const int8_t* w = weights.w_kxk + out * m_ * taps_;
-        const auto put = [&](int channel, int8_t value) { to[place(t, s, channel, j - first)] = value; };
+        const int first = s.channel[j / t.channels()];
+        const auto put = [&](int channel, int8_t value) { to[place(t, channel - first, j)] = value; };
         if (pointwise) {
           for (int c = 0; c < s_.in_channels; c++) put(c, weights.w[out * s_.in_channels + c]);
         } else if (merged_) {
           for (int c = 0; c < s_.kernel[1] * m_; c++) put(c, w[c % m_ * taps_ + s.tap * s_.kernel[1] + c / m_]);
         } else {
           const int own = static_cast<int>(out) / n_ * m_;  // the group's first input channel
-          for (int c = 0; c < m_; c++) put(own - s.channel + c, w[c * taps_ + s.tap]);
+          for (int c = 0; c < m_; c++) put(own + c, w[c * taps_ + s.tap]);
         }
       }
       to += bytes_of(t, s);
     }
   }
 
-  // Of an input channel of a segment, and of an output channel of its vectors.
-  static size_t place(const Int8ChannelTile& t, const Int8Segment& s, int channel, int out) {
+  // Of an input channel of a segment, and of an output channel of the tile.
+  static size_t place(const Int8ChannelTile& t, int channel, int out) {
     const int lanes = t.step() / 4, step = channel / t.step(), lane = channel / 4 % lanes;
-    return ((static_cast<size_t>(step) * vectors(t, s) * t.channels() + out) * lanes + lane) * 4 + channel % 4;
+    return ((static_cast<size_t>(step) * t.vectors * t.channels() + out) * lanes + lane) * 4 + channel % 4;
   }
 
   LayerShape s_;
