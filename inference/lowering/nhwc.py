@@ -173,7 +173,20 @@ def _elementwise(walk: Walk, node: Any) -> bool:
 
 def _linear(walk: Walk, node: Any) -> bool:
     """QuantizeLinear and DequantizeLinear with one scale; else the axis counts."""
-    return all(map(_is_scalar, node.inputs[1:])) and _elementwise(walk, node)
+    return all(map(_is_scalar, node.inputs[1:])) and (_elementwise(walk, node) or _quantize(walk, node))
+
+
+def _quantize(walk: Walk, node: Any) -> bool:
+    """An image in NCHW, the network's input: quantised and moved at once."""
+    x, y, scale = node.inputs[0], node.outputs[0], array_of(node.inputs[1])
+    zero_point = array_of(node.inputs[2]) if len(node.inputs) > 2 else np.uint8(0)
+    if node.op_type != 'QuantizeLinear' or rank(x) != 4 or y.dtype != ir.DataType.UINT8 or scale is None:
+        return False
+    if zero_point is None or x.dtype != ir.DataType.FLOAT or scale.dtype != np.float32:
+        return False
+    attributes = dict(y_scale=float(scale.item()), y_zero_point=int(zero_point.item()))
+    walk.replace(y, walk.insert('Quantize', [x], y, DOMAIN, **attributes))
+    return True
 
 
 def _int8(walk: Walk, node: Any) -> bool:

@@ -2,10 +2,10 @@
 
     y = Q([Relu]([DQ(z) + ] Conv(DQ(x), DQ(w), b)))  ->  y = QConv(x, w, scale, b, z)
 
-and so HetConv2d, with both of its weights, and Gemm. Without the Q at the end the operator gives floats. Activations have
-one scale a tensor and eight bits, weights are int8 with a zero point of 0 and one scale an output channel, the same for
-both weights of a HetConv2d. What is not so stays in floats, between the Q and DQ that are there; weights of such layers
-become floats here. `nhwc.py` moves the operators to NHWC and to the domain of the kernels.
+and so HetConv2d, with both of its weights, and Gemm. Without the Q at the end the operator gives floats. Activations
+have one scale a tensor and eight bits, weights are int8 with a zero point of 0 and one scale an output channel, the
+same for both weights of a HetConv2d. What is not so stays in floats, between the Q and DQ that are there; weights of
+such layers become floats here. `nhwc.py` moves the operators to NHWC and to the domain of the kernels.
 """
 
 from collections.abc import Iterable
@@ -21,6 +21,7 @@ from .walk import array_of, ints, rank
 __all__ = ['DOMAIN', 'fuse_quantized', 'is_quantized']
 
 DOMAIN = 'hetconv.int8'  # of the operators between this pass and `nhwc.py`
+_TO_IMAGE, _FROM_IMAGE = np.array([0, -1, 1, 1], np.int64), np.array([0, -1], np.int64)
 
 
 def is_quantized(nodes: Iterable[Any]) -> bool:
@@ -249,30 +250,37 @@ def _bounds(node: Any) -> dict[str, float] | None:
 
 def _emit(
     graph: ir.Graph, op: str, x: _Scaled, weights: list[_Scaled], bias: np.ndarray, chain: _Chain, **attributes: Any
-) -> None:
-    """The operator, in place of the last node that it takes in."""
+) -> ir.Value:
+    """The operator, before the last node that it takes in."""
     y = chain.value
     scale = (np.float64(x.scale) * weights[0].scale).astype(np.float32)
     inputs = [x.value, *(weight.value for weight in weights)]
     inputs += [_constant(graph, scale, f'{y.name}.scale'), _constant(graph, bias, f'{y.name}.bias')]
     inputs += [] if chain.residual is None else [chain.residual]
     attributes = dict(attributes, x_zero_point=x.numbers[1], **chain.attributes)
-    _replace(graph, y, op if 'y_scale' in chain.attributes else f'{op}Float', inputs, attributes)
+    name = op if 'y_scale' in chain.attributes else f'{op}Float'
+    return _insert(graph, y.producer(), name, inputs, y, **attributes)
 
 
-def _replace(graph: ir.Graph, y: ir.Value, op: str, inputs: list[ir.Value], attributes: dict[str, Any]) -> ir.Value:
-    """A node before that of `y`, for all who read it."""
+def _insert(
+    graph: ir.Graph, before: Any, op: str, inputs: list[ir.Value], like: ir.Value, domain: str = DOMAIN, **attributes
+) -> ir.Value:
+    """A node, and its output with the type and shape of `like`."""
     attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
-    node = ir.Node(DOMAIN, op, inputs, attrs, num_outputs=1, name=f'{y.name}.{op}')
-    graph.insert_before(y.producer(), node)
+    node = ir.Node(domain, op, inputs, attrs, num_outputs=1, name=f'{like.name}.{op}')
+    graph.insert_before(before, node)
     output = node.outputs[0]
-    output.type, output.shape, output.name = y.type, y.shape, f'{y.name}.{op}'
+    output.type, output.shape, output.name = like.type, like.shape, node.name
+    return output
+
+
+def _replace(graph: ir.Graph, y: ir.Value, by: ir.Value) -> None:
+    """For all who read `y`; what the graph gives keeps its name."""
     for i, value in enumerate(graph.outputs):
         if value is y:
-            graph.outputs[i] = output
-            y.name, output.name = f'{y.name}.replaced', y.name
-    ir.convenience.replace_all_uses_with(y, output)
-    return output
+            graph.outputs[i] = by
+            y.name, by.name = f'{y.name}.replaced', y.name
+    ir.convenience.replace_all_uses_with(y, by)
 
 
 def _hetconv(graph: ir.Graph, node: Any) -> None:
@@ -284,7 +292,8 @@ def _hetconv(graph: ir.Graph, node: Any) -> None:
         return
     attributes = {name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')}
     chain = _follow(node.outputs[0])
-    _emit(graph, 'QHetConv2d', x, [w, w_kxk], bias, chain, part=node.attributes.get_int('part'), **attributes)
+    out = _emit(graph, 'QHetConv2d', x, [w, w_kxk], bias, chain, part=node.attributes.get_int('part'), **attributes)
+    _replace(graph, chain.value, out)
 
 
 def _conv(graph: ir.Graph, node: Any) -> None:
@@ -294,14 +303,40 @@ def _conv(graph: ir.Graph, node: Any) -> None:
     bias = _bias(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
     if bias is None or node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
         return
-    _emit(
-        graph, 'QConv', x, [w], bias, _follow(node.outputs[0]),
+    chain = _follow(node.outputs[0])
+    out = _emit(
+        graph, 'QConv', x, [w], bias, chain,
         group=node.attributes.get_int('group', 1),
         kernel_shape=list(w.value.shape[2:]),
         strides=ints(node, 'strides', [1, 1]),
         pads=ints(node, 'pads', [0] * 4),
         dilations=ints(node, 'dilations', [1, 1]),
     )  # fmt: skip
+    _replace(graph, chain.value, out)
+
+
+def _gemm(graph: ir.Graph, node: Any) -> None:
+    """A fully connected layer, as a 1 x 1 convolution of images of one pixel."""
+    x, w, y = _activation(node.inputs[0]), _weight(node.inputs[1]), node.outputs[0]
+    plain = node.attributes.get_int('transB', 0) == 1 and node.attributes.get_int('transA', 0) == 0
+    if x is None or w is None or not plain or rank(x.value) != 2 or rank(y) != 2:
+        return
+    if node.attributes.get_float('alpha', 1.0) != 1 or node.attributes.get_float('beta', 1.0) != 1:
+        return
+    bias = _bias(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
+    if bias is None:
+        return
+    chain = _follow(y)
+    last = chain.value.producer()
+    image = _insert(graph, last, 'Reshape', [x.value, _constant(graph, _TO_IMAGE, f'{y.name}.image')], x.value, '')
+    image.shape = ir.Shape([*x.value.shape, 1, 1])
+    filters = _constant(graph, array_of(w.value)[:, :, None, None], f'{y.name}.weight')
+    x, w = _Scaled(image, x.scale, x.zero_point), _Scaled(filters, w.scale, w.zero_point)
+    ones = dict(kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, dilations=[1, 1], group=1)
+    pixels = _emit(graph, 'QConv', x, [w], bias, chain, **ones)
+    pixels.shape = ir.Shape([*chain.value.shape, 1, 1])
+    shape = _constant(graph, _FROM_IMAGE, f'{y.name}.flat')
+    _replace(graph, chain.value, _insert(graph, last, 'Reshape', [pixels, shape], chain.value, ''))
 
 
 def _max_pool(graph: ir.Graph, node: Any) -> None:
@@ -309,8 +344,8 @@ def _max_pool(graph: ir.Graph, node: Any) -> None:
     x, after, kernel = _activation(node.inputs[0]), _next(node.outputs[0]), ints(node, 'kernel_shape', [])
     if x is None or rank(x.value) != 4 or len(node.outputs) != 1 or after is None or after.op_type != 'QuantizeLinear':
         return
-    y = _scaled(after, after.outputs[0])
-    if not _is_activation(y) or y.numbers != x.numbers:
+    scaled = _scaled(after, after.outputs[0])
+    if not _is_activation(scaled) or scaled.numbers != x.numbers:
         return
     pads, plain = ints(node, 'pads', [0] * 4), ints(node, 'dilations', [1, 1]) == [1, 1]
     if not plain or node.attributes.get_int('ceil_mode', 0) or any(p >= k for p, k in zip(pads, kernel * 2)):
@@ -318,7 +353,8 @@ def _max_pool(graph: ir.Graph, node: Any) -> None:
     if node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
         return
     attributes = dict(kernel_shape=kernel, strides=ints(node, 'strides', [1, 1]), pads=pads)
-    _replace(graph, after.outputs[0], 'QMaxPool', [x.value], attributes)
+    y = after.outputs[0]
+    _replace(graph, y, _insert(graph, after, 'QMaxPool', [x.value], y, **attributes))
 
 
 def _mean(graph: ir.Graph, node: Any) -> None:
@@ -331,13 +367,14 @@ def _mean(graph: ir.Graph, node: Any) -> None:
         over = [] if axes is None else sorted(int(axis) % 4 for axis in axes.ravel())
         if over != [2, 3] or not node.attributes.get_int('keepdims', 1):
             return
-    scale, zero_point = x.numbers
-    _replace(graph, node.outputs[0], 'QMean', [x.value], dict(x_scale=scale, x_zero_point=zero_point))
+    (scale, zero_point), y = x.numbers, node.outputs[0]
+    _replace(graph, y, _insert(graph, node, 'QMean', [x.value], y, x_scale=scale, x_zero_point=zero_point))
 
 
 _RULES: dict[tuple[str, str], Any] = {
     (EXPORT_DOMAIN, 'HetConv2d'): _hetconv,
     ('', 'Conv'): _conv,
+    ('', 'Gemm'): _gemm,
     ('', 'MaxPool'): _max_pool,
     ('', 'ReduceMean'): _mean,
     ('', 'GlobalAveragePool'): _mean,

@@ -1,7 +1,7 @@
 // The quantised kernel: the direct one in eight bits.
 #pragma once
 
-#include "input_table.h"
+#include "int8_patches.h"
 #include "int8_weights.h"
 
 namespace hetconv {
@@ -11,8 +11,10 @@ class Int8Direct : public Int8Packed {
  public:
   Int8Direct(const LayerShape& shape, const Int8Weights& weights)
       : s_(shape),
-        table_(shape, Table::is_merged(shape, weights.w), static_cast<uint8_t>(weights.x_zero_point), kVectorBytes),
-        weights_(shape, weights, table_.merged()),
+        copied_(Int8Table::is_merged(shape, weights.w)),
+        table_(shape, false, static_cast<uint8_t>(weights.x_zero_point), kVectorBytes),
+        patches_(shape, weights.x_zero_point),
+        weights_(shape, weights, copied_),
         start_(shape.out_channels + 2 * kWidth),
         scale_(shape.out_channels + 2 * kWidth),
         bias_(shape.out_channels + 2 * kWidth) {
@@ -40,21 +42,19 @@ class Int8Direct : public Int8Packed {
   }
 
   size_t scratch_bytes(const Int8Run& run) const override {
-    return table_.scratch_bytes(run) + weights_.slack() * (row_bytes() + weights_.slack()) + kVectorBytes;
+    if (copied_) return patches_.scratch_bytes(table_.block_pixels(run));
+    return table_.scratch_bytes(run) + weights_.slack() * (s_.in_channels + weights_.slack());
   }
 
   void item(const Int8Run& run, size_t i, void* scratch) const override {
     const size_t tiles = weights_.tiles.size(), cuts = table_.splits(run, tiles), cut = i % cuts;
-    const Table::Block block = table_.fill(run, run.x, i / cuts, scratch);
-    if (weights_.slack()) keep_inside(run, block);
+    const Int8Table::Block block = fill(run, i / cuts, scratch);
     for (size_t t = tiles * cut / cuts; t < tiles * (cut + 1) / cuts; t++) run_tile(run, weights_.tiles[t], block);
   }
 
   size_t weight_bytes() const override { return weights_.bytes(); }
 
  private:
-  using Table = InputTable<uint8_t, kInt8Rows[0]>;
-
   // As in 64 bits, of which the sums keep 32.
   int64_t sum_of(const Int8Weights& weights, int64_t n) const {
     const int64_t own = int64_t{s_.in_channels / s_.part} * s_.kernel[0] * s_.kernel[1];
@@ -64,23 +64,30 @@ class Int8Direct : public Int8Packed {
     return sum;
   }
 
-  // Bytes that a row of the table promises.
-  size_t row_bytes() const { return static_cast<size_t>(s_.in_channels) * (table_.merged() ? s_.kernel[1] : 1); }
+  Int8Table::Block fill(const Int8Run& run, size_t i, void* scratch) const {
+    if (copied_) {
+      const int64_t size = table_.block_pixels(run), begin = i * size;
+      return patches_.fill(run, run.x, begin, static_cast<int>(std::min(size, run.pixels() - begin)), scratch);
+    }
+    const Int8Table::Block block = table_.fill(run, run.x, i, scratch);
+    if (weights_.slack()) keep_inside(run, block);
+    return block;
+  }
 
-  // A number of channels that is no multiple of four: a tile reads up to three bytes more, times weights of zero. Where
+  // A number of channels that is no multiple of a step's: a tile reads a few bytes more, times weights of zero. Where
   // the input ends before those, the pointer goes to a copy, one for each distance from the end.
-  void keep_inside(const Int8Run& run, const Table::Block& block) const {
+  void keep_inside(const Int8Run& run, const Int8Table::Block& block) const {
     const uint8_t* end = run.x + run.batch * run.height * run.width * s_.in_channels;
-    const size_t row = row_bytes(), slack = weights_.slack();
+    const size_t pixel = s_.in_channels, slack = weights_.slack();
     for (const uint8_t** p = block.in; p < block.in + size_t(table_.taps()) * block.count; p++) {
-      if (*p < run.x || *p >= end || static_cast<size_t>(end - *p) >= row + slack) continue;
-      uint8_t* copy = block.copies + (end - *p - row) * (row + slack);
+      if (*p < run.x || *p >= end || static_cast<size_t>(end - *p) >= pixel + slack) continue;
+      uint8_t* copy = block.copies + (end - *p - pixel) * (pixel + slack);
       std::copy(*p, end, copy);
       *p = copy;
     }
   }
 
-  void run_tile(const Int8Run& run, const Int8ChannelTile& t, const Table::Block& block) const {
+  void run_tile(const Int8Run& run, const Int8ChannelTile& t, const Int8Table::Block& block) const {
     Int8Epilogue e = e_;
     e.start = start_.data() + t.first, e.scale = scale_.data() + t.first, e.bias = bias_.data() + t.first;
     const int count = block.count, most = kInt8Rows[t.vectors - 1], steps = (count + most - 1) / most;
@@ -95,7 +102,9 @@ class Int8Direct : public Int8Packed {
   }
 
   LayerShape s_;
-  Table table_;
+  bool copied_;
+  Int8Table table_;
+  Int8Patches patches_;
   Int8Stream weights_;
   std::vector<int32_t> start_;
   Buffer scale_, bias_;

@@ -35,8 +35,8 @@ static std::unique_ptr<Int8Packed> pack(const LayerShape& shape, const Int8Weigh
 }  // namespace HETCONV_ISA
 
 extern const Int8Isa HETCONV_JOIN(isa_, HETCONV_ISA);
-const Int8Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {HETCONV_STRING(HETCONV_NAME),   HETCONV_STRING(HETCONV_FLOATS),
-                                                 HETCONV_ISA::has_products,      HETCONV_ISA::pack,
-                                                 HETCONV_ISA::int8_max_pool_row, HETCONV_ISA::int8_mean};
+const Int8Isa HETCONV_JOIN(isa_, HETCONV_ISA) = {
+    HETCONV_STRING(HETCONV_NAME),   HETCONV_STRING(HETCONV_FLOATS), HETCONV_ISA::has_products,     HETCONV_ISA::pack,
+    HETCONV_ISA::int8_max_pool_row, HETCONV_ISA::int8_mean,         HETCONV_ISA::int8_quantize_row};
 
 }  // namespace hetconv

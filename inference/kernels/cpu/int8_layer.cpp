@@ -92,4 +92,12 @@ void Int8MeanRun::piece(void* argument, size_t i) {
               std::min(kShare, r.channels - first), r.zero_point, r.scale);
 }
 
+void Int8QuantizeRun::row(void* argument, size_t i) {
+  const Int8QuantizeRun& r = *static_cast<Int8QuantizeRun*>(argument);
+  const int64_t plane = r.height * r.width, image = i / r.height, y = i % r.height;
+  r.isa->quantize_row(r.x + image * r.channels * plane + y * r.width,
+                      r.y + static_cast<int64_t>(i) * r.width * r.channels, r.width, r.channels, plane, r.scale,
+                      r.zero_point);
+}
+
 }  // namespace hetconv

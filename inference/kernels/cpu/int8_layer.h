@@ -59,6 +59,9 @@ struct Int8Isa {
   // y[c] = the mean over the pixels of (image[c] - zero_point) * scale, for `count` channels from `first` on.
   void (*mean)(const uint8_t* image, float* y, int64_t pixels, int64_t channels, int64_t first, int64_t count,
                int32_t zero_point, float scale);
+  // y[x * channels + c] = saturate(round_half_to_even(row[c * plane + x] / scale) + zero_point).
+  void (*quantize_row)(const float* row, uint8_t* y, int64_t width, int64_t channels, int64_t plane, float scale,
+                       int32_t zero_point);
 };
 
 const std::vector<const Int8Isa*>& all_int8_isas();  // compiled in, best first
@@ -90,6 +93,17 @@ struct Int8MeanRun {
  private:
   int64_t shares() const { return (channels + kShare - 1) / kShare; }
   static constexpr int64_t kShare = 256;  // channels
+};
+
+// One call of a quantisation from NCHW to NHWC; `row` is a piece of its work, out of batch * height.
+struct Int8QuantizeRun {
+  const float* x;
+  uint8_t* y;
+  int64_t height, width, channels;
+  float scale;
+  int32_t zero_point;
+  const Int8Isa* isa;
+  static void row(void* run, size_t i);
 };
 
 // Throw std::invalid_argument.

@@ -1,4 +1,5 @@
-// Pooling of bytes, NHWC. Plain loops over channels, which the compiler makes vectors of.
+// What is around the quantised convolutions: pooling of bytes, the first quantisation. Plain loops, which the compiler
+// makes vectors of.
 #pragma once
 
 #include <algorithm>
@@ -54,6 +55,29 @@ static void int8_mean(const uint8_t* image, float* y, int64_t pixels, int64_t ch
     }
     const double factor = double(scale) / double(pixels);
     for (int64_t c = 0; c < block; c++) y[begin + c] = static_cast<float>((sums[c] - zero_point * pixels) * factor);
+  }
+}
+
+// A row of an image of floats, its channels `plane` apart, into bytes with the channels side by side.
+static void int8_quantize_row(const float* row, uint8_t* y, int64_t width, int64_t channels, int64_t plane, float scale,
+                              int32_t zero_point) {
+  constexpr int64_t kBlock = 256;
+  const float least = static_cast<float>(-zero_point), most = static_cast<float>(255 - zero_point);
+  for (int64_t x = 0; x < width; x += kBlock) {
+    const int64_t count = std::min(kBlock, width - x);
+    for (int64_t c = 0; c < channels; c++) {
+      const float* from = row + c * plane + x;
+      uint8_t bytes[kBlock];
+      for (int64_t i = 0; i < count; i++) {
+        const float v = std::min(most, std::max(least, from[i] / scale));
+        // As `low_byte`: rounded by the sum.
+        const float shifted = v + 12582912.0f;
+        int32_t bits;
+        std::memcpy(&bits, &shifted, sizeof(bits));
+        bytes[i] = static_cast<uint8_t>(bits + zero_point);
+      }
+      for (int64_t i = 0; i < count; i++) y[(x + i) * channels + c] = bytes[i];
+    }
   }
 }
 

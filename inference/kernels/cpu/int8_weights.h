@@ -23,9 +23,9 @@ struct Int8ChannelTile {
 
 class Int8Stream {
  public:
-  // `merged`: a row of taps, which lies side by side in memory, is one segment.
-  Int8Stream(const LayerShape& shape, const Int8Weights& weights, bool merged)
-      : s_(shape), merged_(merged), m_(shape.in_channels / shape.part), n_(shape.out_channels / shape.part) {
+  // `copied`: all taps lie side by side, as in int8_patches.h.
+  Int8Stream(const LayerShape& shape, const Int8Weights& weights, bool copied)
+      : s_(shape), copied_(copied), m_(shape.in_channels / shape.part), n_(shape.out_channels / shape.part) {
     taps_ = s_.kernel[0] * s_.kernel[1];
     skip_ = weights.w && !has_centre(weights) ? taps_ / 2 : -1;
     if (n_ > kWidth || s_.part == 1) {
@@ -68,10 +68,7 @@ class Int8Stream {
     t.segment = static_cast<int>(segments.size());
     t.weight = bytes_;
     tiles.push_back(t);
-    if (merged_) {
-      for (int ky = 0; ky < s_.kernel[0]; ky++) add_segment(ky, {0, s_.kernel[1] * s_.in_channels});
-      return;
-    }
+    if (copied_) return add_segment(0, {0, taps_ * s_.in_channels});
     if (weights.w) add_segment(taps_ / 2, {0, s_.in_channels});
     const int half = std::min(t.channels(), width);  // of the first vector
     const bool several = first / n_ != (first + width - 1) / n_ && half < width;
@@ -99,7 +96,7 @@ class Int8Stream {
   // For the first vector, and for the second.
   void add_segment(int tap, Inputs a, Inputs b) {
     const int step = tiles.back().step(), steps = (std::max(a.count, b.count) + step - 1) / step;
-    const int size = merged_ ? s_.kernel[1] * s_.in_channels : s_.in_channels;
+    const int size = copied_ ? step * steps : s_.in_channels;
     // Whole steps, which may begin earlier so that they end within the pixel.
     const int most = std::max(0, size - step * steps);
     segments.push_back({tap, {std::min(a.first, most), std::min(b.first, most)}, steps});
@@ -125,8 +122,8 @@ class Int8Stream {
         const auto put = [&](int channel, int8_t value) { to[place(t, channel - first, j)] = value; };
         if (pointwise) {
           for (int c = 0; c < s_.in_channels; c++) put(c, weights.w[out * s_.in_channels + c]);
-        } else if (merged_) {
-          for (int c = 0; c < s_.kernel[1] * m_; c++) put(c, w[c % m_ * taps_ + s.tap * s_.kernel[1] + c / m_]);
+        } else if (copied_) {
+          for (int c = 0; c < taps_ * m_; c++) put(c, w[c % m_ * taps_ + c / m_]);
         } else {
           const int own = static_cast<int>(out) / n_ * m_;  // the group's first input channel
           for (int c = 0; c < m_; c++) put(own + c, w[c * taps_ + s.tap]);
@@ -143,7 +140,7 @@ class Int8Stream {
   }
 
   LayerShape s_;
-  bool merged_, pairs_ = false;
+  bool copied_, pairs_ = false;
   int m_, n_, taps_, skip_, slack_ = 0;
   size_t bytes_ = 0;
   Buffer memory_;

@@ -1,9 +1,15 @@
-// The custom ops in eight bits: convolutions, maximum pooling, the mean over an image.
+// The custom ops in eight bits: convolutions, maximum pooling, the mean over an image, the first quantisation.
 #pragma once
 
 #include "ort_calls.h"
 
 namespace ops {
+
+inline int32_t read_zero_point(const ort::KernelInfo* info, const char* name) {
+  const int64_t value = read(info, name, int64_t{0});
+  check_zero_point(name, value);
+  return static_cast<int32_t>(value);
+}
 
 class Int8ConvKernel {
  public:
@@ -42,12 +48,6 @@ class Int8ConvKernel {
   }
 
  private:
-  static int32_t read_zero_point(const ort::KernelInfo* info, const char* name) {
-    const int64_t value = read(info, name, int64_t{0});
-    check_zero_point(name, value);
-    return static_cast<int32_t>(value);
-  }
-
   bool hetconv_, float_residual_;
   std::unique_ptr<Int8Layer> layer_;
   Memory memory_;
@@ -76,9 +76,7 @@ class Int8MeanKernel {
   Int8MeanKernel(const ort::KernelInfo* info, const Options& options) : isa_(&options.bytes()) {
     scale_ = read(info, "x_scale", 0.0f);
     check_scale("x_scale", scale_);
-    const int64_t zero_point = read(info, "x_zero_point", int64_t{0});
-    check_zero_point("x_zero_point", zero_point);
-    zero_point_ = static_cast<int32_t>(zero_point);
+    zero_point_ = read_zero_point(info, "x_zero_point");
   }
 
   void compute(ort::KernelContext* context) const {
@@ -93,6 +91,34 @@ class Int8MeanKernel {
     Int8MeanRun run{data_of<uint8_t>(x), data_of(y), shape[0], shape[1] * shape[2], shape[3],
                     zero_point_,         scale_,     isa_};
     if (run.pieces()) check(api.parallel_for(context, Int8MeanRun::piece, run.pieces(), 0, &run));
+  }
+
+ private:
+  float scale_;
+  int32_t zero_point_;
+  const Int8Isa* isa_;
+};
+
+class QuantizeKernel {
+ public:
+  QuantizeKernel(const ort::KernelInfo* info, const Options& options) : isa_(&options.bytes()) {
+    scale_ = read(info, "y_scale", 0.0f);
+    check_scale("y_scale", scale_);
+    zero_point_ = read_zero_point(info, "y_zero_point");
+  }
+
+  void compute(ort::KernelContext* context) const {
+    const ort::Value* x = nullptr;
+    check(api.input(context, 0, &x));
+    const std::vector<int64_t> shape = shape_of(x);
+    if (shape.size() != 4) refuse("X must be (batch, channels, height, width)");
+    check_size(shape[2], shape[3]);
+    const int64_t out[4] = {shape[0], shape[2], shape[3], shape[1]};
+    ort::Value* y = nullptr;
+    check(api.output(context, 0, out, 4, &y));
+    if (!shape[0] || !shape[1]) return;
+    Int8QuantizeRun run{data_of(x), data_of<uint8_t>(y), shape[2], shape[3], shape[1], scale_, zero_point_, isa_};
+    check(api.parallel_for(context, Int8QuantizeRun::row, static_cast<size_t>(shape[0] * shape[2]), 0, &run));
   }
 
  private:

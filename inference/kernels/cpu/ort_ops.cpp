@@ -15,6 +15,7 @@
 //   Y = QHetConv2dFloat, QConvFloat            the same with a float Y
 //   Y = QMaxPool(X)                            attributes kernel_shape, strides, pads
 //   Y = QMean(X)                               (batch, 1, 1, channels), float; attributes x_scale, x_zero_point
+//   Y = Quantize(X)                            from (batch, channels, height, width); attributes y_scale, y_zero_point
 //
 // Session options, set before the library is registered: `hetconv.algorithm` goes before the attribute, `direct`
 // forbids Winograd's algorithm; `hetconv.isa` names an instruction set.
@@ -46,6 +47,7 @@ enum Kind {
   kQConvFloat,
   kQMaxPool,
   kQMean,
+  kQuantize,
 };
 struct Signature {
   const char* name;
@@ -64,6 +66,7 @@ constexpr Signature kSignatures[] = {
     {"QConvFloat", 5, true, kFloat, {kUint8, kInt8, kFloat, kFloat, kAnyType}},
     {"QMaxPool", 1, false, kUint8, {kUint8}},
     {"QMean", 1, false, kFloat, {kUint8}},
+    {"Quantize", 1, false, kUint8, {kFloat}},
 };
 
 template <Kind kKind>
@@ -76,6 +79,8 @@ auto make_kernel(const ort::KernelInfo* info, const Options& options) {
     return new Int8PoolKernel(info, options);
   } else if constexpr (kKind == kQMean) {
     return new Int8MeanKernel(info, options);
+  } else if constexpr (kKind == kQuantize) {
+    return new QuantizeKernel(info, options);
   } else {
     return new Int8ConvKernel(info, kKind == kQHetConv2d || kKind == kQHetConv2dFloat,
                               kSignatures[kKind].output == kFloat, options);
@@ -145,11 +150,10 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
       auto made = std::make_unique<Ops>();
       made->options = chosen;
       const Options& kept = made->options;
-      made->ops = {make_op<kHetConv2d>(kept),       make_op<kConv>(kept),
-                   make_op<kMaxPool>(kept),         make_op<kAveragePool>(kept),
-                   make_op<kQHetConv2d>(kept),      make_op<kQConv>(kept),
-                   make_op<kQHetConv2dFloat>(kept), make_op<kQConvFloat>(kept),
-                   make_op<kQMaxPool>(kept),        make_op<kQMean>(kept)};
+      made->ops = {make_op<kHetConv2d>(kept),       make_op<kConv>(kept),       make_op<kMaxPool>(kept),
+                   make_op<kAveragePool>(kept),     make_op<kQHetConv2d>(kept), make_op<kQConv>(kept),
+                   make_op<kQHetConv2dFloat>(kept), make_op<kQConvFloat>(kept), make_op<kQMaxPool>(kept),
+                   make_op<kQMean>(kept),           make_op<kQuantize>(kept)};
       check(api.create_domain("hetconv.nhwc", &made->domain));
       for (const Op& op : made->ops) check(api.domain_add(made->domain, &op));
       ops = std::move(made);
