@@ -5,7 +5,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 WEIGHTS = {'Conv': [1], 'HetConv2d': [1, 2], 'Gemm': [1]}
-READERS = (*WEIGHTS, 'MaxPool', 'ReduceMean', 'Add')
+READERS = (*WEIGHTS, 'MaxPool', 'AveragePool', 'ReduceMean', 'Add')
 
 
 def quantized(proto, images, *, skip=(), signed=False, joint=True):
@@ -26,7 +26,7 @@ def quantized(proto, images, *, skip=(), signed=False, joint=True):
     sums = {node.output[0] for node in graph.node if node.op_type in WEIGHTS}
     names = [layer.input[0] for layer in layers]
     names += [name for node in graph.node if node.op_type == 'Add' for name in node.input if name not in sums]
-    names += [node.input[0] for node in graph.node if node.op_type in ('MaxPool', 'ReduceMean')]
+    names += [node.input[0] for node in graph.node if node.op_type in ('MaxPool', 'AveragePool', 'ReduceMean')]
     names = list(dict.fromkeys(names))
     ranges = _ranges(proto, images, names)
     for node in graph.node:

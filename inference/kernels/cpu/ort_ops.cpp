@@ -16,6 +16,8 @@
 //   Y = QMaxPool(X)                            attributes kernel_shape, strides, pads
 //   Y = QMean(X)                               (batch, 1, 1, channels), float; attributes x_scale, x_zero_point
 //   Y = Quantize(X)                            from (batch, channels, height, width); attributes y_scale, y_zero_point
+//   Y = FloatConv(X, W, B, Z)                  Conv under a name of its own: what is called Conv, ONNX Runtime's
+//                                              optimiser takes for ONNX's between DequantizeLinear and QuantizeLinear
 //
 // Session options, set before the library is registered: `hetconv.algorithm` goes before the attribute, `direct`
 // forbids Winograd's algorithm; `hetconv.isa` names an instruction set.
@@ -48,6 +50,7 @@ enum Kind {
   kQMaxPool,
   kQMean,
   kQuantize,
+  kFloatConv,
 };
 struct Signature {
   const char* name;
@@ -67,11 +70,12 @@ constexpr Signature kSignatures[] = {
     {"QMaxPool", 1, false, kUint8, {kUint8}},
     {"QMean", 1, false, kFloat, {kUint8}},
     {"Quantize", 1, false, kUint8, {kFloat}},
+    {"FloatConv", 4, true, kFloat, {kFloat, kFloat, kFloat, kFloat}},
 };
 
 template <Kind kKind>
 auto make_kernel(const ort::KernelInfo* info, const Options& options) {
-  if constexpr (kKind == kHetConv2d || kKind == kConv) {
+  if constexpr (kKind == kHetConv2d || kKind == kConv || kKind == kFloatConv) {
     return new ConvKernel(info, kKind == kHetConv2d, options);
   } else if constexpr (kKind == kMaxPool || kKind == kAveragePool) {
     return new PoolKernel(info, kKind == kAveragePool, options);
@@ -153,7 +157,7 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
       made->ops = {make_op<kHetConv2d>(kept),       make_op<kConv>(kept),       make_op<kMaxPool>(kept),
                    make_op<kAveragePool>(kept),     make_op<kQHetConv2d>(kept), make_op<kQConv>(kept),
                    make_op<kQHetConv2dFloat>(kept), make_op<kQConvFloat>(kept), make_op<kQMaxPool>(kept),
-                   make_op<kQMean>(kept),           make_op<kQuantize>(kept)};
+                   make_op<kQMean>(kept),           make_op<kQuantize>(kept),   make_op<kFloatConv>(kept)};
       check(api.create_domain("hetconv.nhwc", &made->domain));
       for (const Op& op : made->ops) check(api.domain_add(made->domain, &op));
       ops = std::move(made);
