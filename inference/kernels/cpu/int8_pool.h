@@ -1,5 +1,4 @@
-// What is around the quantised convolutions: pooling of bytes, the first quantisation. Plain loops, which the compiler
-// makes vectors of.
+// What is around the quantised convolutions: pooling of bytes, the first quantisation.
 #pragma once
 
 #include <algorithm>
@@ -13,26 +12,30 @@ namespace HETCONV_ISA {
 
 static void int8_max_pool_row(const PoolShape& s, const uint8_t* image, uint8_t* row, int64_t height, int64_t width,
                               int64_t channels, int64_t out_y, int64_t out_width) {
-  constexpr int64_t kBlock = 64;
+  typedef uint8_t VBU __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
   const int64_t y0 = std::max<int64_t>(out_y * s.stride[0] - s.pads[0], 0);
   const int64_t y1 = std::min<int64_t>(out_y * s.stride[0] - s.pads[0] + s.kernel[0], height);
   for (int64_t out_x = 0; out_x < out_width; out_x++, row += channels) {
     const int64_t x0 = std::max<int64_t>(out_x * s.stride[1] - s.pads[1], 0);
     const int64_t x1 = std::min<int64_t>(out_x * s.stride[1] - s.pads[1] + s.kernel[1], width);
-    for (int64_t first = 0; first < channels; first += kBlock) {
-      const int64_t count = std::min(kBlock, channels - first);
-      uint8_t most[kBlock] = {};
+    if (channels < kVectorBytes) {
+      std::memset(row, 0, channels);
+      for (int64_t y = y0; y < y1; y++) {
+        const uint8_t* p = image + (y * width + x0) * channels;
+        for (int64_t i = 0; i < (x1 - x0) * channels; i++) row[i % channels] = std::max(row[i % channels], p[i]);
+      }
+      continue;
+    }
+    for (int64_t c = 0; c < channels; c += kVectorBytes) {
+      const int64_t first = std::min(c, channels - kVectorBytes);  // the last may overlap with the one before
+      VB most{};
       for (int64_t y = y0; y < y1; y++) {
         for (int64_t x = x0; x < x1; x++) {
-          const uint8_t* p = image + (y * width + x) * channels + first;
-          if (count == kBlock) {  // of a known length, which stays in registers
-            for (int64_t c = 0; c < kBlock; c++) most[c] = std::max(most[c], p[c]);
-          } else {
-            for (int64_t c = 0; c < count; c++) most[c] = std::max(most[c], p[c]);
-          }
+          const VB value = *reinterpret_cast<const VBU*>(image + (y * width + x) * channels + first);
+          most = value > most ? value : most;
         }
       }
-      std::copy_n(most, count, row + first);
+      *reinterpret_cast<VBU*>(row + first) = most;
     }
   }
 }
@@ -61,22 +64,15 @@ static void int8_mean(const uint8_t* image, float* y, int64_t pixels, int64_t ch
 // A row of an image of floats, its channels `plane` apart, into bytes with the channels side by side.
 static void int8_quantize_row(const float* row, uint8_t* y, int64_t width, int64_t channels, int64_t plane, float scale,
                               int32_t zero_point) {
-  constexpr int64_t kBlock = 256;
-  const float least = static_cast<float>(-zero_point), most = static_cast<float>(255 - zero_point);
-  for (int64_t x = 0; x < width; x += kBlock) {
-    const int64_t count = std::min(kBlock, width - x);
+  const V least = splat(static_cast<float>(-zero_point)), most = splat(static_cast<float>(255 - zero_point));
+  for (int64_t x = 0; x < width; x += kWidth, y += kWidth * channels) {
+    const int count = static_cast<int>(std::min<int64_t>(kWidth, width - x));
     for (int64_t c = 0; c < channels; c++) {
       const float* from = row + c * plane + x;
-      uint8_t bytes[kBlock];
-      for (int64_t i = 0; i < count; i++) {
-        const float v = std::min(most, std::max(least, from[i] / scale));
-        // As `low_byte`: rounded by the sum.
-        const float shifted = v + 12582912.0f;
-        int32_t bits;
-        std::memcpy(&bits, &shifted, sizeof(bits));
-        bytes[i] = static_cast<uint8_t>(bits + zero_point);
-      }
-      for (int64_t i = 0; i < count; i++) y[(x + i) * channels + c] = bytes[i];
+      const V steps = (count == kWidth ? load(from) : load_part(from, count)) / scale;
+      uint8_t bytes[kWidth];
+      store_u8(bytes, low_byte(clamp(steps, least, most)) + zero_point);
+      for (int i = 0; i < count; i++) y[i * channels + c] = bytes[i];
     }
   }
 }
