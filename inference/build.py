@@ -19,6 +19,8 @@ __all__ = ['ENGINES', 'TENSORRT', 'build', 'build_tensorrt']
 TENSORRT = ('tensorrt', 'tensorrt-rtx')
 ENGINES = ('ort-cpu', *TENSORRT)
 MAX_BUILD_ERROR = 1e-4
+# Quantised: a sum that is a tie here and not there is one step of 255, and the layers after it carry it on. PLACEHOLDER
+MAX_INT8_ERROR = 5e-2
 # With random weights the registered models differ by up to 1.0e-3 in fp16 and 1.1e-2 in bf16, a ViT by 2e-3 and 1e-2; a
 # ResNet-20 that lacks the bias of one convolution, by 2.2e-2 to 1.4e-1.
 MAX_PRECISION_ERROR = {'fp32': MAX_BUILD_ERROR, 'fp16': 5e-3, 'bf16': 3e-2}
@@ -45,7 +47,7 @@ def build(
 
     Raises:
         UserError: Unknown engine or model, a file that is not ours, a checkpoint for a file, kernels that are not
-            built, or a difference above `MAX_BUILD_ERROR`.
+            built, or a difference above `MAX_BUILD_ERROR`, of a quantised model `MAX_INT8_ERROR`.
     """
     import onnxruntime
 
@@ -53,6 +55,7 @@ def build(
     from .export import metadata
     from .kernels.cpu import instruction_sets
     from .lowering.ort_cpu import to_ort_cpu
+    from .lowering.quantized import is_quantized
     from .tune import tune
 
     if engine != 'ort-cpu':
@@ -67,13 +70,19 @@ def build(
         entry.value = json.dumps(
             {'threads': tune_threads, 'isa': instruction_sets()[0], 'layers': tuned}, sort_keys=True
         )
+    options = onnxruntime.SessionOptions()
+    most = MAX_BUILD_ERROR
+    if is_quantized(exported.graph.node):
+        # As the graph stands: fused, ONNX Runtime's own kernels saturate on processors without VNNI.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        most = MAX_INT8_ERROR
     sessions = (
-        onnxruntime.InferenceSession(exported.SerializeToString(), providers=['CPUExecutionProvider']),
+        onnxruntime.InferenceSession(exported.SerializeToString(), options, providers=['CPUExecutionProvider']),
         make_session(lowered.SerializeToString()),
     )
     error = _difference(sessions, batch)
-    if not error <= MAX_BUILD_ERROR:  # also when it is not a number
-        raise UserError(f'the built model differs from the exported by {error:.1e}, more than {MAX_BUILD_ERROR:.0e}')
+    if not error <= most:  # also when it is not a number
+        raise UserError(f'the built model differs from the exported by {error:.1e}, more than {most:.0e}')
     return lowered, error
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ..hetconv_op import DOMAIN as EXPORT_DOMAIN
 from ..hetconv_op import NHWC_DOMAIN as DOMAIN
+from .quantized import DOMAIN as INT8_DOMAIN
 from .walk import TO_NCHW, TO_NHWC, Walk, array_of, ints, rank
 
 __all__ = ['VERSION', 'to_nhwc']
@@ -170,6 +171,32 @@ def _elementwise(walk: Walk, node: Any) -> bool:
     return True
 
 
+def _linear(walk: Walk, node: Any) -> bool:
+    """QuantizeLinear and DequantizeLinear with one scale; else the axis counts."""
+    return all(map(_is_scalar, node.inputs[1:])) and (_elementwise(walk, node) or _quantize(walk, node))
+
+
+def _quantize(walk: Walk, node: Any) -> bool:
+    """An image in NCHW, the network's input: quantised and moved at once."""
+    x, y, scale = node.inputs[0], node.outputs[0], array_of(node.inputs[1])
+    zero_point = array_of(node.inputs[2]) if len(node.inputs) > 2 else np.uint8(0)
+    if node.op_type != 'QuantizeLinear' or rank(x) != 4 or y.dtype != ir.DataType.UINT8 or scale is None:
+        return False
+    if zero_point is None or x.dtype != ir.DataType.FLOAT or scale.dtype != np.float32:
+        return False
+    attributes = dict(y_scale=float(scale.item()), y_zero_point=int(zero_point.item()))
+    walk.replace(y, walk.insert('Quantize', [x], y, DOMAIN, **attributes))
+    return True
+
+
+def _int8(walk: Walk, node: Any) -> bool:
+    """An operator of `quantized.py`: all its inputs of four axes that are not weights are images."""
+    inputs = [walk.to_nhwc(v) if rank(v) == 4 and array_of(v) is None else v for v in node.inputs]
+    y, attributes = node.outputs[0], {attr.name: attr.value for attr in node.attributes.values()}
+    walk.replace(y, walk.insert(node.op_type, inputs, y, DOMAIN, **attributes))
+    return True
+
+
 def _batch_norm(walk: Walk, node: Any) -> bool:
     """One that no convolution could take in, behind an activation say: a product and a sum."""
     scale, bias, mean, variance = (array_of(value) for value in node.inputs[1:5])
@@ -243,6 +270,11 @@ def _flatten(walk: Walk, node: Any) -> bool:
 _RULES: dict[tuple[str, str], Callable[[Walk, Any], bool]] = {
     (EXPORT_DOMAIN, 'HetConv2d'): _hetconv,
     ('', 'Conv'): _conv,
+    ('', 'QuantizeLinear'): _linear,
+    ('', 'DequantizeLinear'): _linear,
+    **{
+        (INT8_DOMAIN, op): _int8 for op in ('QHetConv2d', 'QConv', 'QHetConv2dFloat', 'QConvFloat', 'QMaxPool', 'QMean')
+    },
     ('', 'MaxPool'): _pool,
     ('', 'AveragePool'): _pool,
     ('', 'BatchNormalization'): _batch_norm,

@@ -25,12 +25,18 @@ def to_ort_cpu(proto: 'onnx.ModelProto') -> 'onnx.ModelProto':
     from ..hetconv_op import NHWC_DOMAIN
     from . import epilogue
     from .nhwc import to_nhwc
+    from .quantized import fuse_quantized, is_quantized
 
     model = ir.from_proto(proto)
     model.functions.clear()
     model.opset_imports.pop('hetconv', None)
+    fuse_quantized(model)
     to_nhwc(model)
     rewriter.rewrite(model, pattern_rewrite_rules=epilogue.rules())
+    if is_quantized(model.graph):
+        for node in model.graph:
+            if (node.domain, node.op_type) == (NHWC_DOMAIN, 'Conv'):
+                node.op_type = 'FloatConv'  # see ort_ops.cpp
     model.metadata_props['plugin'] = json.dumps(
         {'library': 'libhetconv.so', 'domain': NHWC_DOMAIN, 'version': version('timm-hetconv')}, sort_keys=True
     )

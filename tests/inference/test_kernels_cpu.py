@@ -1,11 +1,10 @@
 """The CPU kernels against the oracle: every instruction set and algorithm, poisoned outputs, guarded inputs."""
 
-import ctypes
-import mmap
 import threading
 
 import numpy as np
 import pytest
+from guarded_memory import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,20 +81,6 @@ def test_the_layers_of_a_network(isa, algorithm, part):
     layer = cpu.Layer(w_kxk, w, part=part, pads=(1, 1, 1, 1), algorithm=algorithm, isa=isa)
     expected = conv2d(x, w_kxk, w, part=part, pads=(1, 1, 1, 1))
     np.testing.assert_allclose(layer(x, threads=2), expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
-
-
-def guarded(shape):
-    """A float32 array that ends where memory ends: a read past it is a crash."""
-    size = int(np.prod(shape)) * 4
-    page = mmap.PAGESIZE
-    pages = -(-size // page)
-    memory = mmap.mmap(-1, (pages + 1) * page)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.mprotect(ctypes.c_void_p(address + pages * page), ctypes.c_size_t(page), 0) == 0
-    start = pages * page - size
-    array = np.frombuffer(memory, np.float32, int(np.prod(shape)), start).reshape(shape)
-    return array, memory
 
 
 @pytest.mark.parametrize('isa', ISAS)

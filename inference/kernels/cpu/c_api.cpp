@@ -8,7 +8,7 @@
 #include <string>
 #include <thread>
 
-#include "layer.h"
+#include "int8_layer.h"
 
 using namespace hetconv;
 
@@ -122,13 +122,12 @@ Layer training_layer(const int32_t* shape, const float* w, const float* w_kxk, c
 
 // Names of the instruction sets, best first, those that this machine has; separated by spaces.
 HETCONV_API const char* hetconv_isas() {
-  static const std::string names = [] {
-    std::string all;
-    for (const Isa* isa : all_isas()) {
-      if (isa->available()) all += std::string(all.empty() ? "" : " ") + isa->name;
-    }
-    return all;
-  }();
+  static const std::string names = isa_names();
+  return names.c_str();
+}
+
+HETCONV_API const char* hetconv_int8_isas() {
+  static const std::string names = int8_isa_names();
   return names.c_str();
 }
 
@@ -160,6 +159,35 @@ HETCONV_API int hetconv_run(const void* layer, const float* x, const float* resi
   });
 }
 
+// A quantised layer, as in int8_layer.h; w, w_kxk, scale and bias are copied. floats: low, high, y_scale, z_scale.
+// ints: x_zero_point, whether y is float, y_zero_point, whether z is float, z_zero_point.
+HETCONV_API int hetconv_int8_create(const int32_t* shape, const int8_t* w, const int8_t* w_kxk, const float* scale,
+                                    const float* bias, const float* floats, const int32_t* ints, const char* isa,
+                                    void** layer, char* error, size_t size) {
+  return guarded(error, size, [&] {
+    const Int8Weights weights{w,         w_kxk,   scale,        bias,      floats[0], floats[1], ints[0], ints[1] != 0,
+                              floats[2], ints[2], ints[3] != 0, floats[3], ints[4]};
+    *layer = new Int8Layer(shape_of(shape), weights, isa && *isa ? find_int8_isa(isa) : best_int8_isa());
+  });
+}
+
+HETCONV_API void hetconv_int8_destroy(void* layer) { delete static_cast<Int8Layer*>(layer); }
+
+HETCONV_API int hetconv_int8_output_size(const void* layer, int64_t height, int64_t width, int64_t* out, char* error,
+                                         size_t size) {
+  return guarded(error, size,
+                 [&] { output_size(static_cast<const Int8Layer*>(layer)->shape(), height, width, out, out + 1); });
+}
+
+HETCONV_API int hetconv_int8_run(const void* layer, const uint8_t* x, const void* residual, void* y, int64_t batch,
+                                 int64_t height, int64_t width, size_t threads, char* error, size_t size) {
+  return guarded(error, size, [&] {
+    Pool pool{threads, nullptr};
+    static_cast<const Int8Layer*>(layer)->run(x, residual, y, batch, height, width, {run_threads, &pool},
+                                              {allocate, release, nullptr});
+  });
+}
+
 // For training, where weights change with every call. shape as of hetconv_create; w (N, M), w_kxk (N, M/P, K*K - 1),
 // without the centre.
 //
@@ -183,7 +211,7 @@ HETCONV_API int hetconv_weight_gradient(const int32_t* shape, const float* x, co
   return guarded(error, size, [&] {
     Pool pool{threads, reinterpret_cast<OpenMP>(openmp)};
     training_layer(shape, grad_w, grad_w_kxk, nullptr, false, 0, isa)
-        .weight_gradient({x, grad, grad_w, grad_w_kxk, batch, height, width, 0, 0}, {run_threads, &pool});
+        .weight_gradient({{batch, height, width, 0, 0}, x, grad, grad_w, grad_w_kxk}, {run_threads, &pool});
   });
 }
 

@@ -1,71 +1,9 @@
 #include "layer.h"
 
 #include <algorithm>
-#include <atomic>
-#include <new>
 #include <string>
-#include <thread>
 
 namespace hetconv {
-
-namespace {
-
-[[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
-
-std::string text(int64_t value) { return std::to_string(value); }
-
-// Far above any network, and small enough for every product that the kernels make of these in 32 bits: an offset in a
-// table of taps and pixels, a tap times its dilation, a few hundred times the channels.
-constexpr int32_t kMostChannels = 1 << 22, kMostKernel = 1 << 10, kMostStep = 1 << 15;
-// Of an image's height or width, and of a tensor's elements: in 64 bits.
-constexpr int64_t kMostPixels = int64_t{1} << 40, kMostElements = int64_t{1} << 60;
-
-void check(const LayerShape& s, const Weights& weights) {
-  if (s.in_channels < 1 || s.out_channels < 1) refuse("channels must be at least 1");
-  if (s.in_channels > kMostChannels || s.out_channels > kMostChannels) {
-    refuse("channels must be at most " + text(kMostChannels));
-  }
-  if (s.part < 1) refuse("part " + text(s.part) + " must be at least 1");
-  if (s.in_channels % s.part || s.out_channels % s.part) {
-    refuse("part " + text(s.part) + " must divide " + text(s.in_channels) + " input and " + text(s.out_channels) +
-           " output channels");
-  }
-  for (int i = 0; i < 2; i++) {
-    if (s.kernel[i] < 1 || s.stride[i] < 1 || s.dilation[i] < 1) {
-      refuse("kernel, stride and dilation must be at least 1");
-    }
-    if (s.kernel[i] > kMostKernel) refuse("kernel must be at most " + text(kMostKernel));
-    if (s.stride[i] > kMostStep || s.dilation[i] > kMostStep) {
-      refuse("stride and dilation must be at most " + text(kMostStep));
-    }
-  }
-  for (int pad : s.pads) {
-    if (pad < 0) refuse("pads must not be negative");
-    if (pad > kMostStep) refuse("pads must be at most " + text(kMostStep));
-  }
-  if (!(weights.low <= weights.high)) refuse("min must be at most max");
-  if (!weights.w) return;
-  for (int i = 0; i < 2; i++) {
-    const int same = s.dilation[i] * (s.kernel[i] / 2);
-    if (s.kernel[i] % 2 == 0 || s.pads[i] != same || s.pads[i + 2] != same) {
-      refuse("HetConv needs an odd kernel and 'same' padding");
-    }
-  }
-}
-
-void check_size(int64_t height, int64_t width) {
-  for (int64_t size : {height, width}) {
-    if (size < 1 || size > kMostPixels) refuse("an input of " + text(height) + "x" + text(width) + " makes no sense");
-  }
-}
-
-void check_elements(int64_t batch, int64_t height, int64_t width, int64_t channels) {
-  if (double(batch) * double(height) * double(width) * double(channels) <= double(kMostElements)) return;
-  refuse("a tensor of " + text(batch) + "x" + text(height) + "x" + text(width) + "x" + text(channels) +
-         " is too large");
-}
-
-}  // namespace
 
 Algorithm find_algorithm(const char* name) {
   const char* const names[] = {"auto", "direct", "winograd4", "winograd2"};
@@ -84,7 +22,8 @@ bool can_winograd(const LayerShape& shape) {
 
 Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa)
     : shape_(shape), weights_(weights), allowed_(algorithm), isa_(&isa) {
-  check(shape, weights);
+  check_shape(shape, weights.w);
+  check_bounds(weights.low, weights.high);
   if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd(shape_)) {
     refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
   }
@@ -129,19 +68,6 @@ const Packed& Layer::packed(Algorithm algorithm, const Parallel& parallel) const
   return *packed_[i];
 }
 
-void Layer::output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const {
-  check_size(height, width);
-  const int64_t in[2] = {height, width};
-  int64_t out[2];
-  for (int i = 0; i < 2; i++) {
-    const int64_t reach = int64_t(shape_.dilation[i]) * (shape_.kernel[i] - 1) + 1;
-    const int64_t padded = in[i] + shape_.pads[i] + shape_.pads[i + 2];
-    if (padded < reach) refuse("an input of " + text(height) + "x" + text(width) + " is smaller than the kernel");
-    out[i] = (padded - reach) / shape_.stride[i] + 1;
-  }
-  *out_height = out[0], *out_width = out[1];
-}
-
 // Time in multiply-accumulates, as if each took as long: what a layer's own arithmetic takes, or what its weights take
 // to arrive where few pixels share them. The factors were fitted to measured layers of ResNet and VGG.
 double Layer::cost(Algorithm algorithm, const Run& run) const {
@@ -166,7 +92,7 @@ double Layer::cost(Algorithm algorithm, const Run& run) const {
 Algorithm Layer::algorithm_for(int64_t batch, int64_t height, int64_t width) const {
   if (allowed_ != Algorithm::kAuto) return allowed_;
   if (!can_winograd(shape_)) return Algorithm::kDirect;
-  Run run{nullptr, nullptr, nullptr, batch, height, width, 0, 0};
+  Run run{{batch, height, width, 0, 0}, nullptr, nullptr, nullptr};
   output_size(height, width, &run.out_height, &run.out_width);
   Algorithm best = Algorithm::kDirect;
   for (Algorithm candidate : {Algorithm::kWinograd2, Algorithm::kWinograd4}) {
@@ -185,54 +111,30 @@ size_t Layer::weight_bytes() const {
 
 namespace {
 
-struct Work {
-  const Packed* packed;
-  const Run* run;
-  const Scratch* scratch;
-  size_t bytes, items, workers;
-  std::atomic<bool> failed;
-};
+struct Piece {
+  const Packed& packed;
+  const Run& run;
 
-// One worker's share. A contiguous one: neighbouring items share inputs.
-void work(void* argument, size_t worker) {
-  Work& w = *static_cast<Work*>(argument);
-  const size_t begin = w.items * worker / w.workers, end = w.items * (worker + 1) / w.workers;
-  if (begin == end) return;
-  void* memory = w.scratch->allocate(w.scratch->context, w.bytes);
-  if (!memory) {  // no exception may leave a thread of somebody else's pool
-    w.failed = true;
-    return;
+  static void item(const void* piece, size_t i, void* memory) {
+    const Piece& p = *static_cast<const Piece*>(piece);
+    p.packed.item(p.run, i, memory);
   }
-  for (size_t i = begin; i < end; i++) w.packed->item(*w.run, i, memory);
-  w.scratch->free(w.scratch->context, memory);
-}
+};
 
 }  // namespace
 
 void Layer::run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,
                 const Parallel& parallel, const Scratch& scratch) const {
-  if (batch < 0) refuse("the batch is negative");
-  Run run{x, residual, y, batch, height, width, 0, 0};
-  output_size(height, width, &run.out_height, &run.out_width);
-  check_elements(batch, height, width, shape_.in_channels);
-  check_elements(batch, run.out_height, run.out_width, shape_.out_channels);
+  const Run run{sizes_of(shape_, batch, height, width), x, residual, y};
   if (!batch) return;
   const Packed& chosen = packed(algorithm_for(batch, height, width), parallel);
-  Work w{&chosen, &run, &scratch, chosen.scratch_bytes(run), chosen.items(run), 0, {false}};
-  // Some shares more than two threads need, so that they end together; and one for each core, as far as there are
-  // items.
-  static const size_t cores = std::thread::hardware_concurrency();
-  w.workers = std::min(w.items, std::max<size_t>(8, cores));
-  parallel.run(parallel.context, work, w.workers, &w);
-  if (w.failed) throw std::bad_alloc();
+  const Piece piece{chosen, run};
+  share_out(chosen.items(run), chosen.scratch_bytes(run), Piece::item, &piece, parallel, scratch);
 }
 
 void Layer::weight_gradient(GradientRun run, const Parallel& parallel) const {
   if (!weights_.hollow) refuse("the gradient is that to weights without a centre");
-  if (run.batch < 0) refuse("the batch is negative");
-  output_size(run.height, run.width, &run.out_height, &run.out_width);
-  check_elements(run.batch, run.height, run.width, shape_.in_channels);
-  check_elements(run.batch, run.out_height, run.out_width, shape_.out_channels);
+  static_cast<Sizes&>(run) = sizes_of(shape_, run.batch, run.height, run.width);
   isa_->weight_gradient(shape_, run, parallel);
 }
 
@@ -252,7 +154,7 @@ void pool_output_size(const PoolShape& s, int64_t height, int64_t width, int64_t
   for (int i = 0; i < 2; i++) {
     const int64_t padded = in[i] + s.pads[i] + s.pads[i + 2];
     if (padded < s.kernel[i]) {
-      refuse("an input of " + text(height) + "x" + text(width) + " is smaller than the kernel");
+      refuse("an input of " + std::to_string(height) + "x" + std::to_string(width) + " is smaller than the kernel");
     }
     out[i] = (padded - s.kernel[i]) / s.stride[i] + 1;
   }

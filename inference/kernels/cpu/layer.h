@@ -6,45 +6,25 @@
 // P = 1. Both kernels, direct and Winograd, take all of these.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <vector>
 
-namespace hetconv {
+#include "shape.h"
+#include "work.h"
 
-struct LayerShape {
-  int32_t in_channels, out_channels, part;
-  int32_t kernel[2], stride[2], dilation[2];
-  int32_t pads[4];  // top, left, bottom, right, as in ONNX
-};
+namespace hetconv {
 
 // kWinograd4 is F(4x4,3x3), kWinograd2 F(2x2,3x3).
 enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinograd2 = 3 };
 Algorithm find_algorithm(const char* name);  // auto, direct, winograd4, winograd2; throws std::invalid_argument
 bool can_winograd(const LayerShape& shape);  // 3x3, stride 1, dilation 1
 
-// Calls work(argument, i) once for every i in [0, count), perhaps at the same time on several threads.
-struct Parallel {
-  void (*run)(void* context, void (*work)(void* argument, size_t i), size_t count, void* argument);
-  void* context;
-};
-
-// Memory for the time of one run.
-struct Scratch {
-  void* (*allocate)(void* context, size_t bytes);
-  void (*free)(void* context, void* memory);
-  void* context;
-};
-
 // A piece of work of one run.
-struct Run {
+struct Run : Sizes {
   const float* x;         // (batch, height, width, in_channels)
   const float* residual;  // of the shape of y, or null
   float* y;               // (batch, out_height, out_width, out_channels)
-  int64_t batch, height, width, out_height, out_width;
 };
 
 struct Weights;
@@ -75,12 +55,11 @@ struct Weights {
 };
 
 // The gradient of a layer to its weights.
-struct GradientRun {
+struct GradientRun : Sizes {
   const float* x;     // (batch, height, width, in_channels)
   const float* grad;  // (batch, out_height, out_width, out_channels)
   float* grad_w;      // (N, M)
   float* grad_w_kxk;  // (N, M/P, K*K - 1), without the centre
-  int64_t batch, height, width, out_height, out_width;
 };
 
 // Pooling, NHWC. What lies outside the input never is the largest, and counts for the average only with `include_pad`.
@@ -104,6 +83,7 @@ struct Isa {
 const std::vector<const Isa*>& all_isas();  // compiled in, best first
 const Isa& best_isa();                      // of this machine
 const Isa& find_isa(const char* name);      // throws std::invalid_argument
+std::string isa_names();                    // those that this machine has, best first; separated by spaces
 
 // Both throw std::invalid_argument.
 void check_pool(const PoolShape& shape);
@@ -127,7 +107,9 @@ class Layer {
 
   // Packs the weights of a given algorithm now; of kAuto it is not known yet which one an input will take.
   void prepare() const;
-  void output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const;
+  void output_size(int64_t height, int64_t width, int64_t* out_height, int64_t* out_width) const {
+    hetconv::output_size(shape_, height, width, out_height, out_width);
+  }
   // Throws std::invalid_argument for sizes that leave no output.
   void run(const float* x, const float* residual, float* y, int64_t batch, int64_t height, int64_t width,
            const Parallel& parallel, const Scratch& scratch) const;

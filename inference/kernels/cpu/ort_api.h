@@ -31,6 +31,9 @@ struct Allocator {
   const void* (*info)(const Allocator*);
 };
 
+// Of the elements of a tensor, as ONNX numbers them.
+enum Type : int { kAnyType = 0, kFloat = 1, kUint8 = 2, kInt8 = 3 };
+
 enum Code : int { kFail = 1, kInvalidArgument = 2 };
 
 // Slots of the table.
@@ -43,6 +46,7 @@ class Api {
   Status* domain_add(Domain* domain, const void* op) const { return call<27, Status*>(domain, op); }
   Status* add_domain(SessionOptions* options, Domain* domain) const { return call<28, Status*>(options, domain); }
   Status* tensor_data(const Value* value, void** out) const { return call<51, Status*>(value, out); }
+  Status* element_type(const ShapeInfo* info, int* out) const { return call<60, Status*>(info, out); }
   Status* dimensions_count(const ShapeInfo* info, size_t* out) const { return call<61, Status*>(info, out); }
   Status* dimensions(const ShapeInfo* info, int64_t* out, size_t n) const { return call<62, Status*>(info, out, n); }
   Status* tensor_shape(const Value* value, ShapeInfo** out) const { return call<65, Status*>(value, out); }

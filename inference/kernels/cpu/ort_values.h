@@ -50,10 +50,21 @@ inline std::vector<int64_t> shape_of(const Value* value) {
   return shape;
 }
 
-inline float* data_of(const Value* value) {
+inline Type type_of(const Value* value) {
+  ShapeInfo* info = nullptr;
+  check(api.tensor_shape(value, &info));
+  int type = kAnyType;
+  Status* status = api.element_type(info, &type);
+  api.release(info);
+  check(status);
+  return static_cast<Type>(type);
+}
+
+template <class T = float>
+T* data_of(const Value* value) {
   void* data = nullptr;
   check(api.tensor_data(value, &data));
-  return static_cast<float*>(data);
+  return static_cast<T*>(data);
 }
 
 inline int32_t narrow(int64_t value, const char* name) {
@@ -103,13 +114,14 @@ inline int64_t read(const KernelInfo* info, const char* name) {
   return value;
 }
 
-inline const float* constant(const KernelInfo* info, size_t i, const char* name, std::vector<int64_t>* shape) {
+template <class T = float>
+const T* constant(const KernelInfo* info, size_t i, const char* name, std::vector<int64_t>* shape) {
   int is_constant = 0;
   const Value* value = nullptr;
   check(api.constant_input(info, i, &is_constant, &value));
   if (!is_constant || !value) refuse(std::string(name) + " must be a constant");
   *shape = shape_of(value);
-  return data_of(value);
+  return data_of<T>(value);
 }
 
 inline std::string config(const SessionOptions* options, const char* key) {

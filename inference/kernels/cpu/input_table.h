@@ -1,0 +1,156 @@
+// Where the inputs of a block of pixels lie: a table of pointers by tap and pixel, which takes care of padding and
+// stride. Elements are floats, or bytes in the quantised kernels.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "shape.h"
+
+namespace hetconv {
+namespace HETCONV_ISA {
+
+// kStep: pixels of a register tile.
+template <class T, int kStep>
+class InputTable {
+ public:
+  // With few input channels (the stem) a row of taps, which lies side by side in memory, is one segment: 7 of 21
+  // numbers instead of 49 of 3.
+  static bool is_merged(const LayerShape& s, bool hetconv) {
+    return !hetconv && s.part == 1 && s.kernel[1] > 1 && s.dilation[1] == 1 && s.in_channels < kFewChannels;
+  }
+
+  // `padding` is what lies outside the image. A tile may read `slack` elements more than a row of the table has.
+  InputTable(const LayerShape& shape, bool merged, T padding, int slack)
+      : s_(shape), merged_(merged), padding_(row_size() + slack, padding) {}
+
+  bool merged() const { return merged_; }
+  // Rows of the table.
+  int taps() const { return merged_ ? s_.kernel[0] : s_.kernel[0] * s_.kernel[1]; }
+
+  // Pixels whose inputs stay in the cache while all tiles of output channels pass over them.
+  int64_t block_pixels(const Sizes& run) const {
+    const int64_t bytes = int64_t{sizeof(T)} * s_.in_channels * s_.stride[0] * s_.stride[1];
+    int64_t block = std::max<int64_t>(kInputBytes / bytes / kStep, 1) * kStep;
+    block = std::min<int64_t>(block, kMaxPixels);
+    block = std::min<int64_t>(block, std::max<int64_t>(kMaxTable / taps(), kStep));
+    const int64_t count = (run.pixels() + block - 1) / block;
+    return std::max<int64_t>(1, (run.pixels() + count - 1) / std::max<int64_t>(count, 1));
+  }
+  size_t blocks(const Sizes& run) const {
+    const int64_t block = block_pixels(run);
+    return (run.pixels() + block - 1) / block;
+  }
+  // Few pixels: then the tiles of output channels, of which there are so many, are shared out too.
+  size_t splits(const Sizes& run, size_t tiles) const {
+    const size_t few = 8, count = blocks(run);
+    return count >= few || !count ? 1 : std::min<size_t>((few + count - 1) / count, tiles);
+  }
+
+  size_t scratch_bytes(const Sizes& run) const {
+    const size_t pixels = block_pixels(run), row = merged_ ? sizeof(T) * row_size() : 0;
+    return pixels * (sizeof(T*) * taps() + sizeof(int64_t) + taps() * row);
+  }
+
+  // A block's table, in the scratch memory.
+  struct Block {
+    int count;        // pixels
+    const T** in;     // [tap][pixel]
+    int64_t* offset;  // [pixel], of the pixel in the output
+    T* copies;        // the rest of the memory
+  };
+  Block fill(const Sizes& run, const T* x, size_t block, void* scratch) const {
+    const int64_t size = block_pixels(run), begin = block * size;
+    const int count = static_cast<int>(std::min(size, run.pixels() - begin));
+    const T** in = static_cast<const T**>(scratch);
+    int64_t* offset = reinterpret_cast<int64_t*>(in + static_cast<size_t>(taps()) * count);
+    T* copies = reinterpret_cast<T*>(offset + count);
+    for (int i = 0; i < count; i++) offset[i] = (begin + i) * s_.out_channels;
+    // Pixels of one row of the output at a time.
+    for (int i = 0; i < count;) {
+      const int64_t row = (begin + i) / run.out_width, ox = (begin + i) % run.out_width;
+      const int length = static_cast<int>(std::min<int64_t>(count - i, run.out_width - ox));
+      const T* image = x + row / run.out_height * run.height * run.width * s_.in_channels;
+      const int64_t top = row % run.out_height * s_.stride[0] - s_.pads[0], left = ox * s_.stride[1] - s_.pads[1];
+      if (merged_) {
+        copies = fill_rows(run, image, top, left, length, in + i, count, copies);
+      } else {
+        fill_taps(run, image, top, left, length, in + i, count);
+      }
+      i += length;
+    }
+    return {count, in, offset, copies};
+  }
+
+ private:
+  size_t row_size() const { return static_cast<size_t>(s_.in_channels) * (merged_ ? s_.kernel[1] : 1); }
+
+  // Of `length` pixels side by side, whose taps begin at x, x + stride, ..., those with `size` columns from there on
+  // inside: [first, last).
+  struct Inside {
+    int first, last;
+  };
+  Inside inside(int64_t x, int length, int64_t size, const Sizes& run) const {
+    const int64_t stride = s_.stride[1], first = x >= 0 ? 0 : (-x + stride - 1) / stride;
+    const int64_t last = run.width - size - x >= 0 ? (run.width - size - x) / stride + 1 : 0;
+    const int begin = static_cast<int>(std::min<int64_t>(first, length));
+    return {begin, std::max(begin, static_cast<int>(std::min<int64_t>(last, length)))};
+  }
+
+  // The pointers of `length` pixels side by side, the first of which has its first tap at (y, x); taps lie `count`
+  // apart.
+  void fill_taps(const Sizes& run, const T* image, int64_t y, int64_t x, int length, const T** in, int count) const {
+    const int64_t step = static_cast<int64_t>(s_.stride[1]) * s_.in_channels;
+    for (int ky = 0; ky < s_.kernel[0]; ky++) {
+      const int64_t in_y = y + ky * s_.dilation[0];
+      const bool row = in_y >= 0 && in_y < run.height;
+      for (int kx = 0; kx < s_.kernel[1]; kx++, in += count) {
+        const int64_t in_x = x + kx * s_.dilation[1];
+        const Inside range = row ? inside(in_x, length, 1, run) : Inside{0, 0};
+        std::fill(in, in + range.first, padding_.data());
+        const T* p = image + (in_y * run.width + in_x) * s_.in_channels;
+        for (int i = range.first; i < range.last; i++) in[i] = p + i * step;
+        std::fill(in + range.last, in + length, padding_.data());
+      }
+    }
+  }
+
+  // The same for rows of taps; where one reaches over the edge, a copy with padding. Returns the end of the copies.
+  T* fill_rows(const Sizes& run, const T* image, int64_t y, int64_t x, int length, const T** in, int count,
+               T* copies) const {
+    const int64_t channels = s_.in_channels, step = s_.stride[1] * channels;
+    const Inside range = inside(x, length, s_.kernel[1], run);
+    for (int ky = 0; ky < s_.kernel[0]; ky++, in += count) {
+      const int64_t in_y = y + ky * s_.dilation[0];
+      if (in_y < 0 || in_y >= run.height) {
+        std::fill(in, in + length, padding_.data());
+        continue;
+      }
+      const T* row = image + in_y * run.width * channels;
+      for (int i = range.first; i < range.last; i++) in[i] = row + x * channels + i * step;
+      for (int i = 0; i < length; i++) {
+        if (i == range.first) i = range.last;
+        if (i == length) break;
+        const int64_t in_x = x + i * s_.stride[1];
+        const int64_t first = std::max<int64_t>(in_x, 0), last = std::min<int64_t>(in_x + s_.kernel[1], run.width);
+        in[i] = first < last ? copies : padding_.data();
+        if (first >= last) continue;
+        std::fill_n(copies, s_.kernel[1] * channels, padding_[0]);
+        std::copy(row + first * channels, row + last * channels, copies + (first - in_x) * channels);
+        copies += s_.kernel[1] * channels;
+      }
+    }
+    return copies;
+  }
+
+  static constexpr int kFewChannels = 16;
+  static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 8 * kStep, kMaxTable = 1 << 16;
+
+  LayerShape s_;
+  bool merged_;
+  std::vector<T> padding_;
+};
+
+}  // namespace HETCONV_ISA
+}  // namespace hetconv

@@ -1,0 +1,103 @@
+#include "int8_layer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+namespace hetconv {
+
+void check_scale(const char* name, float scale) {
+  if (!(scale > 0) || !std::isfinite(scale)) refuse(std::string(name) + " must be positive and finite");
+}
+
+void check_zero_point(const char* name, int64_t value) {
+  if (value < 0 || value > 255) refuse(std::string(name) + " must be a byte");
+}
+
+namespace {
+
+// The largest that a sum can be, whatever the input.
+void check_sums(const LayerShape& s, const Int8Weights& weights) {
+  const int64_t own = int64_t{s.in_channels / s.part} * s.kernel[0] * s.kernel[1];
+  const int64_t input = std::max(weights.x_zero_point, 255 - weights.x_zero_point);
+  const auto size = [](const int8_t* w, int64_t count) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += std::abs(w[i]);
+    return sum;
+  };
+  for (int64_t n = 0; n < s.out_channels; n++) {
+    int64_t sum = size(weights.w_kxk + n * own, own);
+    if (weights.w) sum += size(weights.w + n * s.in_channels, s.in_channels);
+    if (sum * input > std::numeric_limits<int32_t>::max()) refuse("the sums of these weights do not fit 32 bits");
+  }
+}
+
+void check_weights(const LayerShape& shape, const Int8Weights& weights) {
+  check_bounds(weights.low, weights.high);
+  check_zero_point("x_zero_point", weights.x_zero_point);
+  if (!weights.float_output) {
+    check_scale("y_scale", weights.y_scale);
+    check_zero_point("y_zero_point", weights.y_zero_point);
+  }
+  if (!weights.float_residual) {
+    check_scale("z_scale", weights.z_scale);
+    check_zero_point("z_zero_point", weights.z_zero_point);
+  }
+  for (int n = 0; n < shape.out_channels; n++) {
+    if (!std::isfinite(weights.scale[n])) refuse("scales must be finite");
+    if (weights.bias && !std::isfinite(weights.bias[n])) refuse("the bias must be finite");
+  }
+  check_sums(shape, weights);
+}
+
+struct Piece {
+  const Int8Packed& packed;
+  const Int8Run& run;
+
+  static void item(const void* piece, size_t i, void* memory) {
+    const Piece& p = *static_cast<const Piece*>(piece);
+    p.packed.item(p.run, i, memory);
+  }
+};
+
+}  // namespace
+
+Int8Layer::Int8Layer(const LayerShape& shape, const Int8Weights& weights, const Int8Isa& isa) : shape_(shape) {
+  check_shape(shape, weights.w);
+  check_weights(shape, weights);
+  packed_ = isa.pack(shape, weights);
+}
+
+void Int8Layer::run(const uint8_t* x, const void* residual, void* y, int64_t batch, int64_t height, int64_t width,
+                    const Parallel& parallel, const Scratch& scratch) const {
+  const Int8Run run{sizes_of(shape_, batch, height, width), x, residual, y};
+  if (!batch) return;
+  const Piece piece{*packed_, run};
+  share_out(packed_->items(run), packed_->scratch_bytes(run), Piece::item, &piece, parallel, scratch);
+}
+
+void Int8PoolRun::row(void* argument, size_t i) {
+  const Int8PoolRun& r = *static_cast<Int8PoolRun*>(argument);
+  const int64_t image = i / r.out_height, y = i % r.out_height;
+  r.isa->max_pool_row(*r.shape, r.x + image * r.height * r.width * r.channels,
+                      r.y + static_cast<int64_t>(i) * r.out_width * r.channels, r.height, r.width, r.channels, y,
+                      r.out_width);
+}
+
+void Int8MeanRun::piece(void* argument, size_t i) {
+  const Int8MeanRun& r = *static_cast<Int8MeanRun*>(argument);
+  const int64_t image = i / r.shares(), first = i % r.shares() * kShare;
+  r.isa->mean(r.x + image * r.pixels * r.channels, r.y + image * r.channels, r.pixels, r.channels, first,
+              std::min(kShare, r.channels - first), r.zero_point, r.scale);
+}
+
+void Int8QuantizeRun::row(void* argument, size_t i) {
+  const Int8QuantizeRun& r = *static_cast<Int8QuantizeRun*>(argument);
+  const int64_t plane = r.height * r.width, image = i / r.height, y = i % r.height;
+  r.isa->quantize_row(r.x + image * r.channels * plane + y * r.width,
+                      r.y + static_cast<int64_t>(i) * r.width * r.channels, r.width, r.channels, plane, r.scale,
+                      r.zero_point);
+}
+
+}  // namespace hetconv

@@ -1,0 +1,381 @@
+"""Convolutions between QuantizeLinear and DequantizeLinear into one quantised operator each, still in NCHW.
+
+    y = Q([Relu]([DQ(z) + ] Conv(DQ(x), DQ(w), b)))  ->  y = QConv(x, w, scale, b, z)
+
+and so HetConv2d, with both of its weights, and Gemm. Without the Q at the end the operator gives floats. Activations
+have one scale a tensor and eight bits, weights are int8 with a zero point of 0 and one scale an output channel, the
+same for both weights of a HetConv2d. What is not so stays in floats, between the Q and DQ that are there; weights of
+such layers become floats here. `nhwc.py` moves the operators to NHWC and to the domain of the kernels.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..hetconv_op import DOMAIN as EXPORT_DOMAIN
+from .walk import array_of, ints, rank
+
+__all__ = ['DOMAIN', 'fuse_quantized', 'is_quantized']
+
+DOMAIN = 'hetconv.int8'  # of the operators between this pass and `nhwc.py`
+_TO_IMAGE, _FROM_IMAGE = np.array([0, -1, 1, 1], np.int64), np.array([0, -1], np.int64)
+
+
+def is_quantized(nodes: Iterable[Any]) -> bool:
+    """Whether some of the nodes, of onnx or onnx_ir, quantise values."""
+    return any(node.op_type in ('QuantizeLinear', 'DequantizeLinear') for node in nodes)
+
+
+def fuse_quantized(model: ir.Model) -> None:
+    """Rewrite a model in place; one without quantised values stays as it is."""
+    graph = model.graph
+    if not is_quantized(graph):
+        return
+    _describe(graph)
+    _to_unsigned(graph)
+    for node in list(graph):
+        if rule := _RULES.get((node.domain, node.op_type)):
+            rule(graph, node)
+    _remove_unused(graph)
+    for node in list(graph):
+        if node.op_type == 'DequantizeLinear' and array_of(node.inputs[0]) is not None:
+            _to_float(graph, node)
+    _remove_unused(graph)
+
+
+def _remove_unused(graph: ir.Graph) -> None:
+    for node in reversed(list(graph)):
+        if all(not out.uses() and not out.is_graph_output() for out in node.outputs):
+            graph.remove(node, safe=True)
+
+
+def _describe(graph: ir.Graph) -> None:
+    """Types and shapes of quantised values, where the file does not say."""
+    for node in graph:
+        if node.op_type not in ('QuantizeLinear', 'DequantizeLinear'):
+            continue
+        x, y = node.inputs[0], node.outputs[0]
+        if y.dtype is None:
+            zero_point = node.inputs[2] if len(node.inputs) > 2 else None
+            quantized = ir.DataType.UINT8 if zero_point is None else zero_point.dtype
+            y.dtype = quantized if node.op_type == 'QuantizeLinear' else ir.DataType.FLOAT
+        if y.shape is None:
+            y.shape = x.shape
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """A quantised value: what it is of, its scale and its zero point, each one number or one an axis."""
+
+    value: ir.Value
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+    @property
+    def numbers(self) -> tuple[float, int]:
+        return float(self.scale), int(self.zero_point)
+
+
+def _scaled(node: Any, value: ir.Value) -> _Scaled | None:
+    """By the inputs of a QuantizeLinear or DequantizeLinear."""
+    scale = array_of(node.inputs[1])
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    zero_point = np.uint8(0) if given is None else array_of(given)
+    if scale is None or zero_point is None or scale.dtype != np.float32:
+        return None
+    return _Scaled(value, scale.squeeze() if scale.size == 1 else scale, np.asarray(zero_point).squeeze())
+
+
+def _is_activation(scaled: _Scaled | None) -> bool:
+    return (
+        scaled is not None
+        and scaled.scale.ndim == 0
+        and scaled.zero_point.ndim == 0
+        and scaled.value.dtype == ir.DataType.UINT8
+        and bool(np.isfinite(scaled.scale) and scaled.scale > 0)
+    )
+
+
+def _dequantized(value: ir.Value | None) -> _Scaled | None:
+    """What a value is the DequantizeLinear of."""
+    node = None if value is None else value.producer()
+    if node is None or node.op_type != 'DequantizeLinear' or node.domain != '':
+        return None
+    return _scaled(node, node.inputs[0])
+
+
+def _activation(value: ir.Value | None) -> _Scaled | None:
+    """The same of an activation in unsigned bytes, with one scale."""
+    scaled = _dequantized(value)
+    return scaled if _is_activation(scaled) and array_of(scaled.value) is None else None
+
+
+def _weight(value: ir.Value | None) -> _Scaled | None:
+    """The same of constant signed bytes, with one scale for each of the first axis."""
+    scaled = _dequantized(value)
+    array = None if scaled is None else array_of(scaled.value)
+    if scaled is None or array is None or array.dtype != np.int8 or np.any(scaled.zero_point):
+        return None
+    if scaled.scale.ndim and (value.producer().attributes.get_int('axis', 1) != 0 or scaled.scale.ndim != 1):
+        return None
+    scale = np.broadcast_to(scaled.scale, array.shape[:1])
+    return _Scaled(scaled.value, scale, scaled.zero_point) if np.isfinite(scale).all() else None
+
+
+def _bias(value: ir.Value | None, channels: int) -> np.ndarray | None:
+    """A constant bias as floats, zeros where there is none; None where it is not constant."""
+    if value is None:
+        return np.zeros(channels, np.float32)
+    bias = array_of(value)
+    if bias is None and (scaled := _dequantized(value)) is not None:
+        bias = _floats(scaled, 0)
+    return None if bias is None or bias.shape != (channels,) else bias.astype(np.float32)
+
+
+def _floats(scaled: _Scaled, axis: int) -> np.ndarray | None:
+    """A constant's real values."""
+    array = array_of(scaled.value)
+    if array is None:
+        return None
+    along = [-1 if i == axis else 1 for i in range(array.ndim)]
+    scale, zero_point = (part.reshape(along) if part.ndim else part for part in (scaled.scale, scaled.zero_point))
+    return (array.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+
+
+def _to_float(graph: ir.Graph, node: Any) -> None:
+    """A constant that nothing took in eight bits, the weights of a layer that stays in floats."""
+    y, scaled = node.outputs[0], _scaled(node, node.inputs[0])
+    if scaled is None or 'block_size' in node.attributes or y.is_graph_output():
+        return
+    axis = node.attributes.get_int('axis', 1) % max(rank(node.inputs[0]) or 1, 1)
+    floats = _floats(scaled, axis)
+    ir.convenience.replace_all_uses_with(y, _constant(graph, floats, f'{y.name}.float'))
+
+
+def _constant(graph: ir.Graph, array: np.ndarray, name: str) -> ir.Value:
+    while name in graph.initializers:  # of the file
+        name += '_'
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+    graph.register_initializer(value)
+    return value
+
+
+def _to_unsigned(graph: ir.Graph) -> None:
+    """Signed activations as unsigned ones: 128 more, and so the zero point. Nothing else changes."""
+    for node in list(graph):
+        y = node.outputs[0]
+        if node.op_type != 'QuantizeLinear' or y.dtype != ir.DataType.INT8 or y.is_graph_output():
+            continue
+        readers = [use.node for use in y.uses()]
+        ends = [node, *readers]
+        if any(reader.op_type != 'DequantizeLinear' for reader in readers) or any(len(end.inputs) < 3 for end in ends):
+            continue
+        zero_points = [array_of(end.inputs[2]) for end in ends]
+        if any(zero_point is None for zero_point in zero_points):
+            continue
+        for end, zero_point in zip(ends, zero_points):
+            shifted = (zero_point.astype(np.int16) + 128).astype(np.uint8)
+            end.replace_input_with(2, _constant(graph, shifted, f'{end.outputs[0].name}.unsigned_zero_point'))
+        node.attributes.pop('output_dtype', None)
+        y.dtype = ir.DataType.UINT8
+
+
+@dataclass
+class _Chain:
+    """From a convolution's result on: what its epilogue takes in."""
+
+    value: ir.Value  # the last that it takes in
+    attributes: dict[str, Any] = field(default_factory=dict)
+    residual: ir.Value | None = None
+
+
+def _next(value: ir.Value) -> Any:
+    """The only node that reads a value."""
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def _same_shape(a: ir.Value, b: ir.Value) -> bool:
+    if a.shape is None or b.shape is None or rank(a) != 4:
+        return False
+    unknown = any(isinstance(size, ir.SymbolicDim) and size.value is None for size in [*a.shape, *b.shape])
+    return not unknown and list(a.shape) == list(b.shape)
+
+
+def _follow(value: ir.Value) -> _Chain:
+    """A residual sum, an activation, and the quantisation of what comes out."""
+    chain = _Chain(value)
+    node = _next(value)
+    if node is not None and node.op_type == 'Add' and node.domain == '':
+        other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+        if other is not value and array_of(other) is None and _same_shape(other, value):
+            chain.value, chain.residual = node.outputs[0], other
+            if (z := _activation(other)) is not None:
+                chain.residual = z.value
+                chain.attributes['z_scale'], chain.attributes['z_zero_point'] = z.numbers
+            node = _next(chain.value)
+    if node is not None and (bounds := _bounds(node)) is not None:
+        chain.value = node.outputs[0]
+        chain.attributes |= bounds
+        node = _next(chain.value)
+    if node is not None and node.op_type == 'QuantizeLinear' and node.domain == '':
+        y = _scaled(node, node.outputs[0])
+        if _is_activation(y):
+            chain.value = node.outputs[0]
+            chain.attributes['y_scale'], chain.attributes['y_zero_point'] = y.numbers
+    return chain
+
+
+def _bounds(node: Any) -> dict[str, float] | None:
+    if node.domain != '':
+        return None
+    if node.op_type == 'Relu':
+        return {'min': 0.0}
+    if node.op_type != 'Clip':
+        return None
+    bounds = {}
+    for name, value in zip(('min', 'max'), node.inputs[1:]):
+        if value is None:
+            continue
+        array = array_of(value)
+        if array is None:
+            return None
+        bounds[name] = float(array)
+    return bounds if bounds.get('min', -np.inf) <= bounds.get('max', np.inf) else None
+
+
+def _emit(
+    graph: ir.Graph, op: str, x: _Scaled, weights: list[_Scaled], bias: np.ndarray, chain: _Chain, **attributes: Any
+) -> ir.Value:
+    """The operator, before the last node that it takes in."""
+    y = chain.value
+    scale = (np.float64(x.scale) * weights[0].scale).astype(np.float32)
+    inputs = [x.value, *(weight.value for weight in weights)]
+    inputs += [_constant(graph, scale, f'{y.name}.scale'), _constant(graph, bias, f'{y.name}.bias')]
+    inputs += [] if chain.residual is None else [chain.residual]
+    attributes = dict(attributes, x_zero_point=x.numbers[1], **chain.attributes)
+    name = op if 'y_scale' in chain.attributes else f'{op}Float'
+    return _insert(graph, y.producer(), name, inputs, y, **attributes)
+
+
+def _insert(
+    graph: ir.Graph, before: Any, op: str, inputs: list[ir.Value], like: ir.Value, domain: str = DOMAIN, **attributes
+) -> ir.Value:
+    """A node, and its output with the type and shape of `like`."""
+    attrs = [ir.convenience.convert_attribute(key, value) for key, value in attributes.items()]
+    node = ir.Node(domain, op, inputs, attrs, num_outputs=1, name=f'{like.name}.{op}')
+    graph.insert_before(before, node)
+    output = node.outputs[0]
+    output.type, output.shape, output.name = like.type, like.shape, node.name
+    return output
+
+
+def _replace(graph: ir.Graph, y: ir.Value, by: ir.Value) -> None:
+    """For all who read `y`; what the graph gives keeps its name."""
+    for i, value in enumerate(graph.outputs):
+        if value is y:
+            graph.outputs[i] = by
+            y.name, by.name = f'{y.name}.replaced', y.name
+    ir.convenience.replace_all_uses_with(y, by)
+
+
+def _hetconv(graph: ir.Graph, node: Any) -> None:
+    x, w, w_kxk = _activation(node.inputs[0]), _weight(node.inputs[1]), _weight(node.inputs[2])
+    if x is None or w is None or w_kxk is None or not np.array_equal(w.scale, w_kxk.scale):
+        return
+    bias = _bias(node.inputs[3] if len(node.inputs) > 3 else None, len(w.scale))
+    if bias is None:
+        return
+    attributes = {name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')}
+    chain = _follow(node.outputs[0])
+    out = _emit(graph, 'QHetConv2d', x, [w, w_kxk], bias, chain, part=node.attributes.get_int('part'), **attributes)
+    _replace(graph, chain.value, out)
+
+
+def _conv(graph: ir.Graph, node: Any) -> None:
+    x, w = _activation(node.inputs[0]), _weight(node.inputs[1])
+    if x is None or w is None or rank(x.value) != 4:
+        return
+    bias = _bias(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
+    if bias is None or node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
+        return
+    chain = _follow(node.outputs[0])
+    out = _emit(
+        graph, 'QConv', x, [w], bias, chain,
+        group=node.attributes.get_int('group', 1),
+        kernel_shape=list(w.value.shape[2:]),
+        strides=ints(node, 'strides', [1, 1]),
+        pads=ints(node, 'pads', [0] * 4),
+        dilations=ints(node, 'dilations', [1, 1]),
+    )  # fmt: skip
+    _replace(graph, chain.value, out)
+
+
+def _gemm(graph: ir.Graph, node: Any) -> None:
+    """A fully connected layer, as a 1 x 1 convolution of images of one pixel."""
+    x, w, y = _activation(node.inputs[0]), _weight(node.inputs[1]), node.outputs[0]
+    plain = node.attributes.get_int('transB', 0) == 1 and node.attributes.get_int('transA', 0) == 0
+    if x is None or w is None or not plain or rank(x.value) != 2 or rank(y) != 2:
+        return
+    if node.attributes.get_float('alpha', 1.0) != 1 or node.attributes.get_float('beta', 1.0) != 1:
+        return
+    bias = _bias(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
+    if bias is None:
+        return
+    chain = _follow(y)
+    last = chain.value.producer()
+    image = _insert(graph, last, 'Reshape', [x.value, _constant(graph, _TO_IMAGE, f'{y.name}.image')], x.value, '')
+    image.shape = ir.Shape([*x.value.shape, 1, 1])
+    filters = _constant(graph, array_of(w.value)[:, :, None, None], f'{y.name}.weight')
+    x, w = _Scaled(image, x.scale, x.zero_point), _Scaled(filters, w.scale, w.zero_point)
+    ones = dict(kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, dilations=[1, 1], group=1)
+    pixels = _emit(graph, 'QConv', x, [w], bias, chain, **ones)
+    pixels.shape = ir.Shape([*chain.value.shape, 1, 1])
+    shape = _constant(graph, _FROM_IMAGE, f'{y.name}.flat')
+    _replace(graph, chain.value, _insert(graph, last, 'Reshape', [pixels, shape], chain.value, ''))
+
+
+def _max_pool(graph: ir.Graph, node: Any) -> None:
+    """Between a DequantizeLinear and a QuantizeLinear of the same scale: the largest byte."""
+    x, after, kernel = _activation(node.inputs[0]), _next(node.outputs[0]), ints(node, 'kernel_shape', [])
+    if x is None or rank(x.value) != 4 or len(node.outputs) != 1 or after is None or after.op_type != 'QuantizeLinear':
+        return
+    scaled = _scaled(after, after.outputs[0])
+    if not _is_activation(scaled) or scaled.numbers != x.numbers:
+        return
+    pads, plain = ints(node, 'pads', [0] * 4), ints(node, 'dilations', [1, 1]) == [1, 1]
+    if not plain or node.attributes.get_int('ceil_mode', 0) or any(p >= k for p, k in zip(pads, kernel * 2)):
+        return
+    if node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
+        return
+    attributes = dict(kernel_shape=kernel, strides=ints(node, 'strides', [1, 1]), pads=pads)
+    y = after.outputs[0]
+    _replace(graph, y, _insert(graph, after, 'QMaxPool', [x.value], y, **attributes))
+
+
+def _mean(graph: ir.Graph, node: Any) -> None:
+    """Over whole images, of bytes to floats."""
+    x = _activation(node.inputs[0])
+    if x is None or rank(x.value) != 4:
+        return
+    if node.op_type == 'ReduceMean':
+        axes = array_of(node.inputs[1]) if len(node.inputs) > 1 else None
+        over = [] if axes is None else sorted(int(axis) % 4 for axis in axes.ravel())
+        if over != [2, 3] or not node.attributes.get_int('keepdims', 1):
+            return
+    (scale, zero_point), y = x.numbers, node.outputs[0]
+    _replace(graph, y, _insert(graph, node, 'QMean', [x.value], y, x_scale=scale, x_zero_point=zero_point))
+
+
+_RULES: dict[tuple[str, str], Any] = {
+    (EXPORT_DOMAIN, 'HetConv2d'): _hetconv,
+    ('', 'Conv'): _conv,
+    ('', 'Gemm'): _gemm,
+    ('', 'MaxPool'): _max_pool,
+    ('', 'ReduceMean'): _mean,
+    ('', 'GlobalAveragePool'): _mean,
+}
