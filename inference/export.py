@@ -184,7 +184,7 @@ def form_of(proto: 'onnx.ModelProto') -> str:
             f', tuned for {t["threads"]} thread{"s" * (t["threads"] > 1)} of {t["isa"]}: {len(t["layers"])} changed'
             for t in tuned
         )
-        others = f', {len(kernels)} nodes on our kernels, {kernels.count("HetConv2d")} of them HetConv2d'
+        others = f', {len(kernels)} nodes on our kernels, {sum("HetConv2d" in kernel for kernel in kernels)} of them HetConv2d'
         return f'ort-cpu form{others}{words}'
     return f'hetconv form, {len(nodes)} HetConv2d nodes' if nodes else 'standard operators only'
 
