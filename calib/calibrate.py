@@ -14,7 +14,7 @@ from .evaluate import Comparison, compare, signal_to_noise
 from .layers import Layer, check_float_graph, find_layers, select, tensors_of
 from .presets import Preset, preset_of
 from .quantize import quantize
-from .ranges import Ranges, collect_ranges
+from .ranges import Ranges, check_ranges, collect_ranges
 from .sensitivity import choose_float, measure_sensitivity
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ __all__ = ['Calibrated', 'Options', 'calibrate']
 Report = Callable[[str, int, int], None]
 # Images for what is looked at layer by layer.
 FEW = 128
+# Images from which on a top-1 tells more than chance.
+MANY = 100
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def calibrate(
     layers = find_layers(proto)
     quantised = select(layers, options.keep_float)
     ranges, cached = _ranges(proto, layers, images, preset, options, size, report)
+    check_ranges(ranges, tensors_of(proto, quantised))
     described = {
         'preset': preset.name, 'method': options.method, 'images': len(images), 'reduce_range': options.reduce_range,
     }  # fmt: skip
@@ -117,15 +120,24 @@ def calibrate(
 
     kept: list[Layer] = []
     comparison = evaluate(kept)
+    chance = 100 / max(facts.get('num_classes') or 1, 2)
+    if comparison.labelled and comparison.images >= MANY and comparison.top1[0] < 1.5 * chance:
+        raise UserError(
+            f'the float network puts {comparison.top1[0]:.2f}% of {comparison.images} images into their class, no more '
+            'than by chance: labels in another order, or weights that were not trained'
+        )
     few = _first(images, FEW)
     if options.mixed and comparison.drop > options.max_drop:
         say(f'all in INT8 cost {comparison.drop:.2f} points')
-        found = measure_sensitivity(proto, quantised, ranges, preset, few, size, report)
-        kept, comparison = choose_float(
-            found, options.max_drop, evaluate, lambda layer, now: say(f'{layer.name} in float: {now.drop:.2f} points')
-        )
-        if len(kept) == len(quantised):
-            raise UserError(f'no layer can be in INT8 at a cost of at most {options.max_drop:g} points')
+        found = measure_sensitivity(proto, quantised, ranges, preset, few, size, options.reduce_range, report)
+        chosen_float, mixed = choose_float(
+            found, options.max_drop, comparison, evaluate,
+            lambda layer, now: say(f'{layer.name} in float: {now.drop:.2f} points'),
+        )  # fmt: skip
+        if len(chosen_float) < len(quantised):
+            kept, comparison = chosen_float, mixed
+        else:
+            say(f'no layer can be in INT8 at a cost of at most {options.max_drop:g} points')
     chosen = [layer for layer in quantised if layer not in kept]
     model = quantise(chosen)
     names = {layer.output: layer.name for layer in chosen}

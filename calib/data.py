@@ -5,6 +5,8 @@ are none.
 """
 
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +70,10 @@ class Folder:
         """SHA-256 of the images' content, in their order."""
         digest = hashlib.sha256()
         for path, _ in self.files:
-            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+            try:
+                digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+            except OSError as error:
+                raise UserError(f'{path}: {error.strerror}') from error
         return digest.hexdigest()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -110,9 +115,10 @@ def _read(path: str, mode: str, transform: Any) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            return transform(image.convert(mode)).numpy()
+            converted = image.convert(mode)
     except Exception as error:  # whatever a decoder says
         raise UserError(f'{path} cannot be read as an image: {" ".join(str(error).split())}') from error
+    return transform(converted).numpy()
 
 
 @dataclass
@@ -142,6 +148,15 @@ class Arrays:
             yield self.images[chosen], None if self.labels is None else self.labels[chosen]
 
 
+# Images a batch: of large ones few, since the activations of a batch are in memory at once.
+SMALL_IMAGE = 128 * 128
+FEW = 8
+
+
+def _batch_size(facts: dict[str, Any]) -> int:
+    return 32 if facts['input_size'][1] * facts['input_size'][2] <= SMALL_IMAGE else FEW
+
+
 def open_source(
     path: Path, facts: dict[str, Any], split: str, count: int = 0, seed: int = 0, skip: int = 0, fewer: bool = False
 ) -> 'Folder | Arrays':
@@ -164,19 +179,21 @@ def open_source(
         if idx is not None:
             return _of_idx(*idx, facts, count, seed, fewer)
         if not has_parts(path):
-            return Folder(path, facts, count, seed, skip, fewer)
+            return Folder(path, facts, count, seed, skip, fewer, _batch_size(facts))
         if not (path / split).is_dir():
             raise UserError(f'{path} has no folder {split}/')
-        return Folder(path / split, facts, count, seed, fewer=fewer)
+        return Folder(path / split, facts, count, seed, 0, fewer, _batch_size(facts))
     try:
         loaded = np.load(path, allow_pickle=False)
         images, labels = (loaded, None) if path.suffix.lower() == '.npy' else (loaded['images'], loaded.get('labels'))
     except OSError as error:
         raise UserError(f'{path}: {error.strerror or "no file of NumPy"}') from error
-    except (ValueError, KeyError, EOFError) as error:
-        raise UserError(f'{path} is no file of NumPy with `images`') from error
-    if images.ndim != 4 or (labels is not None and len(labels) != len(images)):
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f'{path} is damaged, or no file of NumPy with `images`') from error
+    if images.ndim != 4 or (labels is not None and labels.shape != images.shape[:1]):
         raise UserError(f'{path} should have images of shape (count, C, H, W), and as many labels or none')
+    if images.dtype.kind != 'f':
+        raise UserError(f'{path} has images of {images.dtype}: they should be prepared, in floating point')
     order = _choice(str(path), len(images), count, seed, skip, fewer)
     return Arrays(images[order].astype(np.float32), None if labels is None else labels[order])
 
@@ -218,4 +235,12 @@ def batches_of(source: Iterable[Any], input_size: Sequence[int]) -> Iterator[Bat
             )
         if not np.isfinite(images).all():
             raise UserError(f'batch {index} has values that are not finite')
-        yield images, None if labels is None else np.asarray(labels)
+        yield images, None if labels is None else _checked_labels(np.asarray(labels), len(images), index)
+
+
+def _checked_labels(labels: np.ndarray, count: int, batch: int) -> np.ndarray:
+    if labels.shape != (count,) or labels.dtype.kind not in 'iu':
+        raise UserError(
+            f'the labels of batch {batch} are {labels.dtype} of shape {labels.shape}, not {count} numbers of classes'
+        )
+    return labels

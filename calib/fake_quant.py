@@ -5,6 +5,8 @@ quantisation: gradients pass straight through), HetConv2d as one unit, with one 
 weights. A batch norm behind it needs no care: its factor scales a channel's largest weight, and so the steps, like all
 the others of that channel, and the exported weights round to the same.
 
+What a residual adds is not rounded here, and is in the exported form; ranges are those of unsigned bytes.
+
 Ranges are a moving average while the network trains, and stand still while it is validated. They are no part of a
 checkpoint, which so has the same keys as any other: `hetconv export` and `hetconv calibrate` take it as it is.
 """
@@ -69,40 +71,25 @@ class _Linear(_Rounded, nn.Linear):
 _ROUNDED: dict[type, type] = {HetConv2d: _HetConv2d, nn.Conv2d: _Conv2d, nn.Linear: _Linear}
 
 
-def prepare(model: nn.Module, example: Tensor) -> nn.Module:
+def prepare(model: nn.Module) -> nn.Module:
     """Let a network round as its INT8 form will, in place.
 
     Args:
-        model: With HetConv2d, Conv2d and Linear layers. Convolutions of pooled tensors, as in squeeze-and-excitation,
-            stay as they are, and so do layers of other classes than these.
-        example: (B, C, H, W), on the model's device.
+        model: With HetConv2d, Conv2d and Linear layers. Those of squeeze-and-excitation stay as they are, and so do
+            layers of other classes.
 
     Returns:
         The model itself; its keys, parameters and buffers are what they were.
     """
-    pooled = _pooled(model, example)
+    gates = {layer for module in model.modules() if _is_gate(module) for layer in module.modules()}
     for module in model.modules():
         kind = next((kind for kind in _ROUNDED if isinstance(module, kind)), None)
-        if kind is not None and module not in pooled and type(module).forward is kind.forward:  # type: ignore[attr-defined]
+        if kind is not None and module not in gates and type(module).forward is kind.forward:  # type: ignore[attr-defined]
             module.__class__ = _ROUNDED[kind]
     return model
 
 
-def _pooled(model: nn.Module, example: Tensor) -> set[nn.Module]:
-    """Convolutions whose output has one pixel, by a forward pass."""
-    found: set[nn.Module] = set()
-
-    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim == 4 and output.shape[2:] == (1, 1):
-            found.add(module)
-
-    hooks = [module.register_forward_hook(look) for module in model.modules() if isinstance(module, nn.Conv2d)]
-    mode = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(example)
-    finally:
-        model.train(mode)
-        for hook in hooks:
-            hook.remove()
-    return found
+def _is_gate(module: nn.Module) -> bool:
+    """timm's squeeze-and-excitation, by the names of its classes."""
+    name = type(module).__name__
+    return name.endswith('SEModule') or name.startswith('SqueezeExcite')

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference.errors import UserError, unknown
 from inference.hetconv_op import DOMAIN, OP_TYPE
@@ -53,15 +53,20 @@ def check_float_graph(proto: 'onnx.ModelProto') -> None:
 def find_layers(proto: 'onnx.ModelProto') -> list[Layer]:
     """Layers that can be quantised, in their order.
 
-    Convolutions of pooled tensors, as in squeeze-and-excitation, are not among them: they cost next to nothing, and
-    their sigmoid is sensitive.
+    Convolutions of squeeze-and-excitation are not among them: they cost next to nothing, and a sigmoid is sensitive.
+    A layer that is used twice has two names.
 
     Raises:
         UserError: There are none.
     """
     shapes = _shapes(proto)
     constants = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
     layers: list[Layer] = []
+    names: dict[str, int] = {}
     for node in proto.graph.node:
         places = WEIGHTS.get(node.op_type)
         if places is None or (node.op_type == OP_TYPE) != (node.domain == DOMAIN):
@@ -70,15 +75,33 @@ def find_layers(proto: 'onnx.ModelProto') -> list[Layer]:
         output = shapes.get(node.output[0])
         if not all(weight in constants for weight in weights) or output is None:
             continue
-        if node.op_type != 'Gemm' and output[2:] == [1, 1]:
+        if node.op_type == 'Gemm':
+            if not any(attribute.name == 'transB' and attribute.i for attribute in node.attribute):
+                continue  # output channels are the other axis
+        elif output[2:] == [1, 1] and _is_gate(node, readers):
             continue
         macs = sum(_size(constants[weight][1:]) for weight in weights) * _size(output[1:])
         if node.op_type == OP_TYPE:  # the centre is in both weights
             macs -= constants[weights[1]][1] * _size(output[1:])
-        layers.append(Layer(_module(node), node.name, node.op_type, node.input[0], node.output[0], weights, macs))
+        name = _module(node)
+        names[name] = names.get(name, 0) + 1
+        name += f'#{names[name]}' * (names[name] > 1)
+        layers.append(Layer(name, node.name, node.op_type, node.input[0], node.output[0], weights, macs))
     if not layers:
         raise UserError('the model has no convolution or linear layer with constant weights')
     return layers
+
+
+def _is_gate(node: Any, readers: dict[str, list[Any]]) -> bool:
+    """Does nothing but activations and convolutions stand between a node and a sigmoid?"""
+    while len(following := readers.get(node.output[0], [])) == 1:
+        node = following[0]
+        if node.op_type in ('Sigmoid', 'HardSigmoid'):
+            return True
+        if node.op_type not in ('Relu', 'Clip', 'Conv', 'HardSwish'):
+            return False
+    # x * sigmoid(x): an activation that is written as two nodes.
+    return any(reader.op_type in ('Sigmoid', 'HardSigmoid') for reader in following) and len(following) == 2
 
 
 def _module(node: 'onnx.NodeProto') -> str:

@@ -14,7 +14,7 @@ class Preset:
     Attributes:
         name: For whom.
         signed: Activations are S8 instead of U8.
-        symmetric: Their zero point is the middle of the type: 0, or 128 of U8.
+        symmetric: Their zero point is 0, in the middle of S8.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Preset:
 PRESETS = {
     # A rectified tensor has the zero point 0, and all of its 256 steps above it.
     'cpu': Preset('cpu'),
-    'openvino': Preset('openvino'),
+    'openvino': Preset('openvino'),  # the same types
     # TensorRT's INT8 is symmetric: it takes no zero point.
     'tensorrt': Preset('tensorrt', signed=True, symmetric=True),
 }

@@ -13,18 +13,13 @@ from typing import Any
 def _prepare_models() -> None:
     """Let timm's `create_model` give prepared networks: that is where train.py has its own from."""
     import timm.models
-    import torch
-
-    import timm_hetconv
 
     from .fake_quant import prepare
 
     original = timm.models.create_model
 
-    def create_model(*args: Any, **kwargs: Any) -> torch.nn.Module:
-        model = original(*args, **kwargs)
-        size = timm_hetconv.own_input_size(model)
-        return prepare(model, torch.zeros(2, *size, device=next(model.parameters()).device))
+    def create_model(*args: Any, **kwargs: Any) -> Any:
+        return prepare(original(*args, **kwargs))
 
     for module in (timm, timm.models):
         module.create_model = create_model  # type: ignore[attr-defined]

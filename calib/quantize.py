@@ -8,6 +8,7 @@ the activation applied: it is rounded once, before the next layer.
 import contextlib
 import json
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ __all__ = ['quantize', 'weight_scales']
 
 # Half of the range of S8, as TensorRT has it: -128 is not used.
 LARGEST = 127
+# onnxruntime's registry is one for all threads.
+_LOCK = threading.Lock()
 # Of 7 bits: two products of U8 and S8 that stay within 16 bits, see docs/int8.md.
 LARGEST_REDUCED = 63
 
@@ -87,7 +90,7 @@ def quantize(
         {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()},
     )
     pooled = pools(proto, list(layers)).values()
-    with _one_unit(residuals(proto, list(layers))):
+    with _LOCK, _one_unit(residuals(proto, list(layers))):
         quantizer = QDQQuantizer(
             model,
             per_channel=True,

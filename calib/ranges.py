@@ -1,14 +1,17 @@
-"""The range of each activation over images, from where its scale comes: onnxruntime.quantization's histograms.
+"""The range of each activation over images, from where its scale comes.
 
 * minmax: all that was seen.
-* percentile: without the largest and smallest thousandth of a per cent.
+* percentile: without the largest and the smallest 0.0005 % of the values.
 * entropy: the Kullback-Leibler divergence to the quantised distribution is least.
 * mse: the mean squared error of rounding and cutting off is least.
+
+Histograms, percentile and entropy are onnxruntime.quantization's. All but minmax read the images twice, first for the
+extremes: bins that were found on the way would grow without a bound where the first images are pale.
 """
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from .data import batches_of
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['METHODS', 'Ranges', 'collect_ranges', 'tapped_session']
+__all__ = ['METHODS', 'Ranges', 'check_ranges', 'collect_ranges', 'method_of', 'tapped_session']
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -29,6 +32,17 @@ PERCENTILE = 99.999
 BINS = 2048
 # The search for the entropy takes time by the square of these, in Python.
 ENTROPY_BINS = 512
+
+
+def method_of(name: str) -> Callable[[Any, bool], Ranges] | None:
+    """The search for a range in a histogram; None for 'minmax', which needs none.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name not in METHODS:
+        raise unknown('method', name, METHODS)
+    return METHODS[name]
 
 
 def collect_ranges(
@@ -45,48 +59,82 @@ def collect_ranges(
     Args:
         proto: The network.
         tensors: Names of activations.
-        source: Of batches, see `data.batches_of`; read once.
+        source: Of batches, see `data.batches_of`. An iterator, which can be read once, is kept in memory.
         input_size: (C, H, W).
         method: One of `METHODS`.
         symmetric: The range is to have zero in its middle.
-        report: Called with the number of images that are done.
+        report: Called with the number of images that are done, in each pass.
 
     Returns:
-        Lowest and highest value of each tensor.
+        Lowest and highest value of each tensor, with zero between them. Of one that was constant both are zero.
 
     Raises:
-        UserError: No images, an unknown method, or a tensor that is constant or not finite.
+        UserError: No images, an unknown method, or a tensor that is not finite.
     """
     from onnxruntime.quantization.calibrate import HistogramCollector
 
-    if method not in METHODS:
-        raise unknown('method', method, METHODS)
-    inside = [name for name in tensors if name != INPUT]
-    session = tapped_session(proto, inside)
-    kind = 'entropy' if method == 'entropy' else 'percentile'
-    bins = ENTROPY_BINS if method == 'entropy' else BINS
-    collector = HistogramCollector(kind, False, bins, 128, PERCENTILE, 'same')
+    search = method_of(method)
+    if search is not None and iter(source) is source:
+        source = list(source)
+    session = tapped_session(proto, [name for name in tensors if name != INPUT])
+    extremes: Ranges = {}
+    for values in _activations(session, tensors, source, input_size, report):
+        for name, value in values.items():
+            low, high = extremes.get(name, (np.inf, -np.inf))
+            extremes[name] = min(low, float(value.min())), max(high, float(value.max()))
+    if not extremes:
+        raise UserError('no images to calibrate on')
+    varying = {name: np.array(ends, np.float32) for name, ends in extremes.items() if ends[0] < ends[1]}
+    found = {name: extremes[name] for name in varying}
+    if search is not None and varying:
+        bins = ENTROPY_BINS if method == 'entropy' else BINS
+        kind = 'entropy' if method == 'entropy' else 'percentile'
+        collector = HistogramCollector(kind, False, bins, 128, PERCENTILE, 'same')
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
+            collector.collect(varying)  # two values more, which fix the bins
+            for values in _activations(session, list(varying), source, input_size, report):
+                collector.collect(values)
+            found |= {name: ends for name, ends in search(collector, symmetric).items() if ends[0] < ends[1]}
+    ranges: Ranges = {}
+    for name in tensors:
+        low, high = found.get(name, (0.0, 0.0))
+        bound = max(-low, high)
+        ranges[name] = (-bound, bound) if symmetric else (min(low, 0.0), max(high, 0.0))
+    return ranges
+
+
+def check_ranges(ranges: Ranges, tensors: Iterable[str]) -> None:
+    """Raises UserError where one of these was constant: the network is broken, or the data."""
+    for name in tensors:
+        low, high = ranges[name]
+        if not low < high:
+            raise UserError(
+                f'activation {name} is the same on all images, so it has no scale: the network is broken, or the data; '
+                '--keep-float leaves the layer that reads it in float'
+            )
+
+
+def _activations(
+    session: Any,
+    tensors: Sequence[str],
+    source: Iterable[Any],
+    input_size: Sequence[int],
+    report: Callable[[int], None],
+) -> Iterator[dict[str, np.ndarray]]:
+    """Of each batch, by name; looked at."""
     images = 0
+    inside = [name for name in tensors if name != INPUT]
     for x, _ in batches_of(source, input_size):
-        values = dict(zip(inside, session.run(inside, {INPUT: x})))
+        values = dict(zip(inside, session.run(inside, {INPUT: x}))) if inside else {}
         if INPUT in tensors:
             values[INPUT] = x
         for name, value in values.items():
             if not np.isfinite(value).all():
                 raise UserError(f'activation {name} is not finite on image {images} or one of the next {len(x)}')
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of each step
-            collector.collect(values)
+        if len(x):
+            yield values
         images += len(x)
         report(images)
-    if not images:
-        raise UserError('no images to calibrate on')
-    ranges: Ranges = {}
-    for name, (low, high) in METHODS[method](collector, symmetric).items():
-        if not low < high:
-            raise UserError(f'activation {name} is {low:g} on all {images} images: the network is broken, or the data')
-        bound = max(-low, high)
-        ranges[name] = (-bound, bound) if symmetric else (min(low, 0.0), max(high, 0.0))
-    return ranges
 
 
 def tapped_session(proto: 'onnx.ModelProto', tensors: Iterable[str]) -> Any:
@@ -102,10 +150,6 @@ def tapped_session(proto: 'onnx.ModelProto', tensors: Iterable[str]) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=['CPUExecutionProvider'])
-
-
-def _minmax(collector: Any, symmetric: bool) -> Ranges:
-    return {name: (float(found[2]), float(found[3])) for name, found in collector.histogram_dict.items()}
 
 
 def _of_library(collector: Any, symmetric: bool) -> Ranges:
@@ -145,8 +189,8 @@ def _least_error(counts: np.ndarray, edges: np.ndarray, low: Any, high: Any, sym
     return a, b
 
 
-METHODS: dict[str, Callable[[Any, bool], Ranges]] = {
-    'minmax': _minmax,
+METHODS: dict[str, Callable[[Any, bool], Ranges] | None] = {
+    'minmax': None,
     'percentile': _of_library,
     'entropy': _of_library,
     'mse': _mse,

@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any
 
+from inference.export import metadata
+
 from .calibrate import Calibrated, Options
 from .data import Arrays, Folder
 
@@ -26,7 +28,8 @@ def report_of(name: str, options: Options, result: Calibrated, images: 'Folder |
 
     comparison = result.comparison
     top1 = comparison.top1 if comparison.labelled else (None, None)
-    total = sum(layer.macs for layer in result.layers)
+    found = sum(layer.macs for layer in result.layers)
+    total = metadata(result.model).get('macs', found)  # of layers too that cannot be quantised
     quantised = sum(layer.macs for layer in result.layers if layer.name not in result.kept)
     return {
         'model': name,

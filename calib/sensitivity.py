@@ -43,6 +43,7 @@ def measure_sensitivity(
     preset: Preset,
     source: Sequence[Any],
     input_size: Sequence[int],
+    reduce_range: bool = False,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Sensitivity]:
     """Quantise one layer at a time, and look at the logits; noisiest first.
@@ -54,12 +55,13 @@ def measure_sensitivity(
         preset: Whose types.
         source: Batches, read once a layer.
         input_size: (C, H, W).
+        reduce_range: Weights of 7 bits.
         report: Called with the layer's name, how many are done, and of how many.
     """
     found = []
     for index, layer in enumerate(layers):
         report(f'sensitivity of {layer.name}', index, len(layers))
-        alone = quantize(proto, [layer], ranges, preset)
+        alone = quantize(proto, [layer], ranges, preset, reduce_range)
         found.append(Sensitivity(layer, signal_to_noise(proto, alone, [OUTPUT], source, input_size)[OUTPUT]))
     return sorted(found, key=lambda sensitivity: sensitivity.decibel)
 
@@ -67,6 +69,7 @@ def measure_sensitivity(
 def choose_float(
     sensitivities: Sequence[Sensitivity],
     bound: float,
+    comparison: Comparison,
     evaluate: Callable[[Sequence[Layer]], Comparison],
     report: Callable[[Layer, Comparison], None] = lambda layer, comparison: None,
 ) -> tuple[list[Layer], Comparison]:
@@ -78,6 +81,7 @@ def choose_float(
     Args:
         sensitivities: Of `measure_sensitivity`.
         bound: Points of top-1.
+        comparison: With all layers in INT8.
         evaluate: Quantises all layers but these, and compares.
         report: Called with each layer that stays in float, and what came of it.
 
@@ -85,7 +89,6 @@ def choose_float(
         The layers that stay in float, and the comparison without them. All of them where nothing less is enough.
     """
     kept: list[Layer] = []
-    comparison = evaluate(kept)
     by_gain = sorted(sensitivities, key=lambda s: s.noise / max(s.layer.macs, 1), reverse=True)
     for sensitivity in by_gain:
         if comparison.drop <= bound:

@@ -38,12 +38,14 @@ def calibrate(
         Optional[list[str]],
         typer.Option(help='Layer that stays in float, repeatable: a name, first, or last.', show_default=False),
     ] = None,
-    max_drop: Annotated[float, typer.Option(min=0, help='Points of top-1 that INT8 may cost: above, exit code 3.')] = 1,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=100, help='Points of top-1 that INT8 may cost: above, exit code 3.')
+    ] = 1,
     mixed: Annotated[bool, typer.Option(help='Leave in float what it takes to hold --max-drop.')] = False,
     reduce_range: Annotated[
         bool, typer.Option(help='Weights of 7 bits, for engines that saturate on CPUs without VNNI.')
     ] = False,
-    seed: Annotated[int, typer.Option(help='Of the choice of images.')] = 0,
+    seed: Annotated[int, typer.Option(min=0, help='Of the choice of images.')] = 0,
     cache: Annotated[Optional[Path], typer.Option(help='Folder in which ranges are kept.', show_default=False)] = None,
 ) -> None:
     """Quantise a model to INT8 with explicit Q/DQ, and refuse one that loses too much.
@@ -55,21 +57,26 @@ def calibrate(
     from .show import bar
 
     require_parent(output, '.onnx')
-    if output.absolute() == model.absolute():
+    if output.resolve() == model.resolve():
         raise UserError(f'{output} is the float model itself: give another name')
     if cache is not None and not cache.is_dir():
         raise UserError(f'--cache {cache}: no such folder')
     proto = load_onnx(model)
+    size = model.stat().st_size
 
     from calib.calibrate import Options
     from calib.calibrate import calibrate as run
     from calib.data import has_parts, open_source
+    from calib.presets import preset_of
+    from calib.ranges import method_of
     from calib.report import report_of, show, to_json
 
+    preset_of(preset), method_of(method)  # before images are read
     facts = metadata(proto)
     found = open_source(data, facts, 'train', images, seed)
     # Other images than those: of another part, of another folder, or what is left of this one.
-    skip = 0 if eval_data or has_parts(data) else images
+    apart = has_parts(data) or (eval_data and eval_data.resolve() != data.resolve())
+    skip = 0 if apart else images
     evaluation = open_source(
         eval_data or data, facts, 'val', eval_images or EVAL_IMAGES, seed, skip, fewer=eval_images is None
     )
@@ -80,6 +87,8 @@ def calibrate(
     files = {output.with_suffix('.json'): to_json(said)}
     if result.passed:
         files[output] = result.model.SerializeToString()
+    else:
+        output.unlink(missing_ok=True)  # of an earlier run: nobody is to take it for this one's
     write_together(files)
     print(show(said))
     if not result.passed:
@@ -92,4 +101,4 @@ def calibrate(
             file=sys.stderr,
         )
         sys.exit(GATE)
-    print(f'{output}: {preset}, {output.stat().st_size / 1e6:.2f} MB, was {model.stat().st_size / 1e6:.2f} MB')
+    print(f'{output}: {preset}, {output.stat().st_size / 1e6:.2f} MB, was {size / 1e6:.2f} MB')

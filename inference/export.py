@@ -97,10 +97,13 @@ def _name_layers(model: Any) -> None:
     """Call HetConv2d nodes after their modules, 'stages.0.0.conv1': of a Conv or Gemm the weight says it."""
     import ast
 
+    used: dict[str, int] = {}
     for node in model.graph:
         scopes = node.metadata_props.get('pkg.torch.onnx.name_scopes')
         if node.domain == DOMAIN and scopes:
-            node.name = ast.literal_eval(scopes)[-2]
+            name = ast.literal_eval(scopes)[-2]
+            used[name] = used.get(name, 0) + 1
+            node.name = name + f'#{used[name]}' * (used[name] > 1)  # of a module that is called twice
 
 
 def _forget_origins(model: Any) -> None:
@@ -184,7 +187,8 @@ def form_of(proto: 'onnx.ModelProto') -> str:
             f', tuned for {t["threads"]} thread{"s" * (t["threads"] > 1)} of {t["isa"]}: {len(t["layers"])} changed'
             for t in tuned
         )
-        others = f', {len(kernels)} nodes on our kernels, {sum("HetConv2d" in kernel for kernel in kernels)} of them HetConv2d'
+        hetconvs = sum('HetConv2d' in kernel for kernel in kernels)  # and quantised ones
+        others = f', {len(kernels)} nodes on our kernels, {hetconvs} of them HetConv2d'
         return f'ort-cpu form{others}{words}'
     return f'hetconv form, {len(nodes)} HetConv2d nodes' if nodes else 'standard operators only'
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ def write_together(contents: dict[Path, bytes]) -> None:
     Raises:
         UserError: A folder does not exist or cannot be written to.
     """
-    temporaries = {path: path.with_name(f'.{path.name}.{os.getpid()}') for path in contents}
+    own = f'{os.getpid()}.{threading.get_ident()}'
+    temporaries = {path: path.with_name(f'.{path.name}.{own}') for path in contents}
     path = next(iter(contents))
     try:
         for path, data in contents.items():

@@ -7,6 +7,7 @@ import pytest
 from calib.calibrate import Options, calibrate
 from calib.data import Arrays
 from calib.ranges import METHODS
+from inference.errors import UserError
 
 SPOILT = 'stages.1.0.conv2'
 
@@ -72,6 +73,13 @@ def test_a_spoilt_network_fails_and_a_layer_in_float_mends_it(spoilt, trained, s
     chosen = calibrate(spoilt, images, evaluation, Options(keep_float=(SPOILT,), max_drop=1.5))
     assert chosen.passed
     assert chosen.kept == [SPOILT]
+
+
+def test_labels_of_another_order_are_found_out(trained, sources):
+    images = Arrays(sources[0].images[:32])
+    wrong = Arrays(sources[1].images[:200], (sources[1].labels[:200] + 1) % 10)
+    with pytest.raises(UserError, match='no more than by chance: labels in another order'):
+        calibrate(trained, images, wrong, Options())
 
 
 def test_a_cache_gives_the_same_network(trained, sources, tmp_path):

@@ -122,9 +122,34 @@ def test_what_is_refused(folder, tmp_path):
     (folder / 'only' / 'train' / 'cat').mkdir(parents=True)
     refused('has no folder val/', folder / 'only', FACTS, 'val')
     (folder / 'a.npz').write_bytes(b'PK')
-    refused('no file of NumPy', folder / 'a.npz', FACTS, 'val')
+    refused('is damaged', folder / 'a.npz', FACTS, 'val')
     np.savez(folder / 'b.npz', pictures=np.zeros((2, 3, 16, 16)))
     refused('no file of NumPy with `images`', folder / 'b.npz', FACTS, 'val')
     np.savez(folder / 'c.npz', images=np.zeros((2, 3, 16, 16)), labels=np.zeros(3))
     refused('as many labels or none', folder / 'c.npz', FACTS, 'val')
     refused('No such file', folder / 'd.npz', FACTS, 'val')
+    np.savez_compressed(folder / 'e.npz', images=np.random.default_rng(0).random((4, 3, 16, 16)))
+    whole_file = (folder / 'e.npz').read_bytes()
+    for damaged in (whole_file[:-100], whole_file[:500] + b'#' * 20 + whole_file[520:]):
+        (folder / 'e.npz').write_bytes(damaged)
+        refused('is damaged, or no file', folder / 'e.npz', FACTS, 'val')
+    np.savez(folder / 'f.npz', images=np.zeros((2, 3, 16, 16), np.uint8))
+    refused('has images of uint8: they should be prepared', folder / 'f.npz', FACTS, 'val')
+    np.savez(folder / 'g.npz', images=np.zeros((2, 3, 16, 16)), labels=np.eye(2))
+    refused('as many labels or none', folder / 'g.npz', FACTS, 'val')
+
+
+def test_a_link_to_nothing(folder):
+    (folder / 'val' / 'cat' / '3.png').unlink()
+    (folder / 'val' / 'cat' / '3.png').symlink_to('nothing.png')
+    source = open_source(folder, FACTS, 'val')
+    with pytest.raises(UserError, match=r'3.png cannot be read as an image'):
+        whole(source)
+    with pytest.raises(UserError, match=r'3.png: No such file'):
+        source.digest()
+
+
+@pytest.mark.parametrize('labels', [np.eye(2), np.zeros((2, 1)), np.zeros(3, int), np.float32(1), np.zeros(2)])
+def test_labels_are_numbers_of_classes(labels):
+    with pytest.raises(UserError, match='the labels of batch 0 are'):
+        list(batches_of([(np.zeros((2, 3, 16, 16)), labels)], (3, 16, 16)))

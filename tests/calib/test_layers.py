@@ -50,6 +50,27 @@ def test_the_shortcut_is_rounded_and_what_it_is_added_to_is_not():
     assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's']
 
 
+def test_small_maps_are_no_gates():
+    """A network of small images ends in maps of one pixel: only what leads to a sigmoid is left out."""
+    import timm
+
+    import timm_hetconv
+    from inference.export import export_model
+
+    model, _ = timm_hetconv.convert(timm.create_model('resnet18', num_classes=10).eval(), part=4)
+    found = find_layers(export_model(model, (3, 32, 32)))
+    assert sum(layer.macs for layer in found) == timm_hetconv.count(model, (3, 32, 32)).macs
+
+
+def test_a_layer_that_is_used_twice_has_two_names():
+    proto = network()
+    again = onnx.helper.make_node('Conv', ['e', 'shortcut.weight', 'shortcut.bias'], ['e2'], 'node_again')
+    at = next(i for i, node in enumerate(proto.graph.node) if node.op_type == 'ReduceMean')
+    proto.graph.node[at].input[0] = 'e2'
+    proto.graph.node.insert(at, again)
+    assert names(find_layers(proto)) == ['stem', 'shortcut', 'mix', 'shortcut#2', 'fc']
+
+
 def test_graphs_that_cannot_be_quantised():
     check_float_graph(network())
     with pytest.raises(UserError, match='opset 12 is too old'):

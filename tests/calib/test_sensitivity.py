@@ -29,7 +29,7 @@ def chosen(drops, bound=1.0):
         asked.append(names)
         return Comparison(1000, True, 900, 900 - round(10 * drops[names]), 0)
 
-    kept, comparison = choose_float(MEASURED, bound, evaluate)
+    kept, comparison = choose_float(MEASURED, bound, evaluate([]), evaluate)
     return ''.join(sorted(layer.name for layer in kept)), comparison.drop, asked
 
 

@@ -27,6 +27,7 @@ def folder(tmp_path_factory, exported):
     logits = session.run(None, {'input': x})[0]
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) - logits.mean(0), bias.name))
     save_model(proto, folder / 'model.onnx')
+    (folder.parent / 'calibrate-link').symlink_to(folder)
     np.savez(folder / 'images.npz', images=x)
     np.savez(folder / 'pale.npz', images=x / 50)
     return folder
@@ -68,11 +69,12 @@ def test_a_model_and_its_report(folder, tmp_path):
 
 def test_one_that_loses_too_much_is_not_handed_over(folder, tmp_path):
     """The report is left. Ranges of images that have a fiftieth of the contrast cut the others off."""
+    (tmp_path / 'int8.onnx').write_bytes(b'of an earlier run')
     data = ('--data', 'pale.npz', '--eval-data', 'images.npz', '--images', 16)
     code, _, err = run(folder, 'model.onnx', *data, '-o', tmp_path / 'int8.onnx')
     assert code == 3
     assert 'which have no labels, into another class, more than --max-drop 1' in err.splitlines()[-1]
-    assert [path.name for path in tmp_path.iterdir()] == ['int8.json']
+    assert [path.name for path in tmp_path.iterdir()] == ['int8.json']  # and no model of an earlier run
     assert not json.loads((tmp_path / 'int8.json').read_text())['passed']
 
 
@@ -94,6 +96,10 @@ def test_one_that_loses_too_much_is_not_handed_over(folder, tmp_path):
         (('model.onnx', '--data', 'images.npz', '-o', 'x.onnx'), 'has 48 images, and 512 are asked for'),
         (('model.onnx', '--data', 'photos', '-o', 'x.onnx'), 'photos: no such folder of images'),
         ((*USUAL, '-o', 'x.onnx', '--max-drop', -1), '--max-drop'),
+        ((*USUAL, '-o', 'x.onnx', '--max-drop', 'nan'), '--max-drop'),
+        ((*USUAL, '-o', 'x.onnx', '--max-drop', 'inf'), '--max-drop'),
+        ((*USUAL, '-o', 'x.onnx', '--seed', -1), '--seed'),
+        ((*USUAL, '-o', '../calibrate-link/model.onnx'), 'is the float model itself'),
     ],
 )
 def test_mistakes_cost_one_line(arguments, words, folder):
