@@ -51,5 +51,7 @@ def conv2d(
         real += (residual.astype(np.float32) - np.float32(z_zero_point)) * np.float32(z_steps * steps)
     if y_scale is None:
         return np.clip(real, np.float32(low), np.float32(high))
-    bounds = np.clip(np.float64([np.float32(low), np.float32(high)]) * steps, -y_zero_point, 255 - y_zero_point)
+    bounds = np.clip(
+        np.array([np.float32(low), np.float32(high)], np.float64) * steps, -y_zero_point, 255 - y_zero_point
+    )
     return (np.rint(np.clip(real, *bounds.astype(np.float32))) + y_zero_point).astype(np.uint8)

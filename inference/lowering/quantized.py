@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..hetconv_op import DOMAIN as EXPORT_DOMAIN
+from .scaled import Scaled, activation_of, bias_of, describe, floats_of, is_activation, scaled_of, sums_fit, weight_of
 from .walk import array_of, ints, rank
 
 __all__ = ['DOMAIN', 'fuse_quantized', 'is_quantized']
@@ -34,7 +35,7 @@ def fuse_quantized(model: ir.Model) -> None:
     graph = model.graph
     if not is_quantized(graph):
         return
-    _describe(graph)
+    describe(graph)
     _to_unsigned(graph)
     for node in list(graph):
         if rule := _RULES.get((node.domain, node.op_type)):
@@ -52,106 +53,13 @@ def _remove_unused(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def _describe(graph: ir.Graph) -> None:
-    """Types and shapes of quantised values, where the file does not say."""
-    for node in graph:
-        if node.op_type not in ('QuantizeLinear', 'DequantizeLinear'):
-            continue
-        x, y = node.inputs[0], node.outputs[0]
-        if y.dtype is None:
-            zero_point = node.inputs[2] if len(node.inputs) > 2 else None
-            quantized = ir.DataType.UINT8 if zero_point is None else zero_point.dtype
-            y.dtype = quantized if node.op_type == 'QuantizeLinear' else ir.DataType.FLOAT
-        if y.shape is None:
-            y.shape = x.shape
-
-
-@dataclass(frozen=True)
-class _Scaled:
-    """A quantised value: what it is of, its scale and its zero point, each one number or one an axis."""
-
-    value: ir.Value
-    scale: np.ndarray
-    zero_point: np.ndarray
-
-    @property
-    def numbers(self) -> tuple[float, int]:
-        return float(self.scale), int(self.zero_point)
-
-
-def _scaled(node: Any, value: ir.Value) -> _Scaled | None:
-    """By the inputs of a QuantizeLinear or DequantizeLinear."""
-    scale = array_of(node.inputs[1])
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    zero_point = np.uint8(0) if given is None else array_of(given)
-    if scale is None or zero_point is None or scale.dtype != np.float32:
-        return None
-    return _Scaled(value, scale.squeeze() if scale.size == 1 else scale, np.asarray(zero_point).squeeze())
-
-
-def _is_activation(scaled: _Scaled | None) -> bool:
-    return (
-        scaled is not None
-        and scaled.scale.ndim == 0
-        and scaled.zero_point.ndim == 0
-        and scaled.value.dtype == ir.DataType.UINT8
-        and bool(np.isfinite(scaled.scale) and scaled.scale > 0)
-    )
-
-
-def _dequantized(value: ir.Value | None) -> _Scaled | None:
-    """What a value is the DequantizeLinear of."""
-    node = None if value is None else value.producer()
-    if node is None or node.op_type != 'DequantizeLinear' or node.domain != '':
-        return None
-    return _scaled(node, node.inputs[0])
-
-
-def _activation(value: ir.Value | None) -> _Scaled | None:
-    """The same of an activation in unsigned bytes, with one scale."""
-    scaled = _dequantized(value)
-    return scaled if _is_activation(scaled) and array_of(scaled.value) is None else None
-
-
-def _weight(value: ir.Value | None) -> _Scaled | None:
-    """The same of constant signed bytes, with one scale for each of the first axis."""
-    scaled = _dequantized(value)
-    array = None if scaled is None else array_of(scaled.value)
-    if scaled is None or array is None or array.dtype != np.int8 or np.any(scaled.zero_point):
-        return None
-    if scaled.scale.ndim and (value.producer().attributes.get_int('axis', 1) != 0 or scaled.scale.ndim != 1):
-        return None
-    scale = np.broadcast_to(scaled.scale, array.shape[:1])
-    return _Scaled(scaled.value, scale, scaled.zero_point) if np.isfinite(scale).all() else None
-
-
-def _bias(value: ir.Value | None, channels: int) -> np.ndarray | None:
-    """A constant bias as floats, zeros where there is none; None where it is not constant."""
-    if value is None:
-        return np.zeros(channels, np.float32)
-    bias = array_of(value)
-    if bias is None and (scaled := _dequantized(value)) is not None:
-        bias = _floats(scaled, 0)
-    return None if bias is None or bias.shape != (channels,) else bias.astype(np.float32)
-
-
-def _floats(scaled: _Scaled, axis: int) -> np.ndarray | None:
-    """A constant's real values."""
-    array = array_of(scaled.value)
-    if array is None:
-        return None
-    along = [-1 if i == axis else 1 for i in range(array.ndim)]
-    scale, zero_point = (part.reshape(along) if part.ndim else part for part in (scaled.scale, scaled.zero_point))
-    return (array.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
-
-
 def _to_float(graph: ir.Graph, node: Any) -> None:
     """A constant that nothing took in eight bits, the weights of a layer that stays in floats."""
-    y, scaled = node.outputs[0], _scaled(node, node.inputs[0])
+    y, scaled = node.outputs[0], scaled_of(node, node.inputs[0])
     if scaled is None or 'block_size' in node.attributes or y.is_graph_output():
         return
     axis = node.attributes.get_int('axis', 1) % max(rank(node.inputs[0]) or 1, 1)
-    floats = _floats(scaled, axis)
+    floats: Any = floats_of(scaled, axis)  # the caller has seen that it is constant
     ir.convenience.replace_all_uses_with(y, _constant(graph, floats, f'{y.name}.float'))
 
 
@@ -214,7 +122,7 @@ def _follow(value: ir.Value) -> _Chain:
         other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
         if other is not value and array_of(other) is None and _same_shape(other, value):
             chain.value, chain.residual = node.outputs[0], other
-            if (z := _activation(other)) is not None:
+            if (z := activation_of(other)) is not None:
                 chain.residual = z.value
                 chain.attributes['z_scale'], chain.attributes['z_zero_point'] = z.numbers
             node = _next(chain.value)
@@ -223,8 +131,8 @@ def _follow(value: ir.Value) -> _Chain:
         chain.attributes |= bounds
         node = _next(chain.value)
     if node is not None and node.op_type == 'QuantizeLinear' and node.domain == '':
-        y = _scaled(node, node.outputs[0])
-        if _is_activation(y):
+        y = scaled_of(node, node.outputs[0])
+        if is_activation(y):
             chain.value = node.outputs[0]
             chain.attributes['y_scale'], chain.attributes['y_zero_point'] = y.numbers
     return chain
@@ -249,7 +157,7 @@ def _bounds(node: Any) -> dict[str, float] | None:
 
 
 def _emit(
-    graph: ir.Graph, op: str, x: _Scaled, weights: list[_Scaled], bias: np.ndarray, chain: _Chain, **attributes: Any
+    graph: ir.Graph, op: str, x: Scaled, weights: list[Scaled], bias: np.ndarray, chain: _Chain, **attributes: Any
 ) -> ir.Value:
     """The operator, before the last node that it takes in."""
     y = chain.value
@@ -284,24 +192,28 @@ def _replace(graph: ir.Graph, y: ir.Value, by: ir.Value) -> None:
 
 
 def _hetconv(graph: ir.Graph, node: Any) -> None:
-    x, w, w_kxk = _activation(node.inputs[0]), _weight(node.inputs[1]), _weight(node.inputs[2])
+    x, w, w_kxk = activation_of(node.inputs[0]), weight_of(node.inputs[1]), weight_of(node.inputs[2])
     if x is None or w is None or w_kxk is None or not np.array_equal(w.scale, w_kxk.scale):
         return
-    bias = _bias(node.inputs[3] if len(node.inputs) > 3 else None, len(w.scale))
-    if bias is None:
+    bias = bias_of(node.inputs[3] if len(node.inputs) > 3 else None, len(w.scale))
+    if bias is None or not sums_fit([w, w_kxk]):
         return
-    attributes = {name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')}
+    attributes: dict[str, Any] = {
+        name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')
+    }
     chain = _follow(node.outputs[0])
     out = _emit(graph, 'QHetConv2d', x, [w, w_kxk], bias, chain, part=node.attributes.get_int('part'), **attributes)
     _replace(graph, chain.value, out)
 
 
 def _conv(graph: ir.Graph, node: Any) -> None:
-    x, w = _activation(node.inputs[0]), _weight(node.inputs[1])
+    x, w = activation_of(node.inputs[0]), weight_of(node.inputs[1])
     if x is None or w is None or rank(x.value) != 4:
         return
-    bias = _bias(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
+    bias = bias_of(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
     if bias is None or node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
+        return
+    if not sums_fit([w]):
         return
     chain = _follow(node.outputs[0])
     out = _emit(
@@ -317,49 +229,49 @@ def _conv(graph: ir.Graph, node: Any) -> None:
 
 def _gemm(graph: ir.Graph, node: Any) -> None:
     """A fully connected layer, as a 1 x 1 convolution of images of one pixel."""
-    x, w, y = _activation(node.inputs[0]), _weight(node.inputs[1]), node.outputs[0]
+    x, w, y = activation_of(node.inputs[0]), weight_of(node.inputs[1]), node.outputs[0]
     plain = node.attributes.get_int('transB', 0) == 1 and node.attributes.get_int('transA', 0) == 0
     if x is None or w is None or not plain or rank(x.value) != 2 or rank(y) != 2:
         return
     if node.attributes.get_float('alpha', 1.0) != 1 or node.attributes.get_float('beta', 1.0) != 1:
         return
-    bias = _bias(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
-    if bias is None:
+    bias = bias_of(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
+    if bias is None or not sums_fit([w]):
         return
     chain = _follow(y)
     last = chain.value.producer()
     image = _insert(graph, last, 'Reshape', [x.value, _constant(graph, _TO_IMAGE, f'{y.name}.image')], x.value, '')
     image.shape = ir.Shape([*x.value.shape, 1, 1])
-    filters = _constant(graph, array_of(w.value)[:, :, None, None], f'{y.name}.weight')
-    x, w = _Scaled(image, x.scale, x.zero_point), _Scaled(filters, w.scale, w.zero_point)
-    ones = dict(kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, dilations=[1, 1], group=1)
+    filters = _constant(graph, np.asarray(array_of(w.value))[:, :, None, None], f'{y.name}.weight')
+    x, w = Scaled(image, x.scale, x.zero_point), Scaled(filters, w.scale, w.zero_point)
+    ones: dict[str, Any] = dict(kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, dilations=[1, 1], group=1)
     pixels = _emit(graph, 'QConv', x, [w], bias, chain, **ones)
-    pixels.shape = ir.Shape([*chain.value.shape, 1, 1])
+    pixels.shape = ir.Shape([*(chain.value.shape or []), 1, 1])
     shape = _constant(graph, _FROM_IMAGE, f'{y.name}.flat')
     _replace(graph, chain.value, _insert(graph, last, 'Reshape', [pixels, shape], chain.value, ''))
 
 
 def _max_pool(graph: ir.Graph, node: Any) -> None:
     """Between a DequantizeLinear and a QuantizeLinear of the same scale: the largest byte."""
-    x, after, kernel = _activation(node.inputs[0]), _next(node.outputs[0]), ints(node, 'kernel_shape', [])
+    x, after, kernel = activation_of(node.inputs[0]), _next(node.outputs[0]), ints(node, 'kernel_shape', [])
     if x is None or rank(x.value) != 4 or len(node.outputs) != 1 or after is None or after.op_type != 'QuantizeLinear':
         return
-    scaled = _scaled(after, after.outputs[0])
-    if not _is_activation(scaled) or scaled.numbers != x.numbers:
+    scaled = scaled_of(after, after.outputs[0])
+    if not is_activation(scaled) or scaled.numbers != x.numbers:
         return
     pads, plain = ints(node, 'pads', [0] * 4), ints(node, 'dilations', [1, 1]) == [1, 1]
     if not plain or node.attributes.get_int('ceil_mode', 0) or any(p >= k for p, k in zip(pads, kernel * 2)):
         return
     if node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
         return
-    attributes = dict(kernel_shape=kernel, strides=ints(node, 'strides', [1, 1]), pads=pads)
+    attributes: dict[str, Any] = dict(kernel_shape=kernel, strides=ints(node, 'strides', [1, 1]), pads=pads)
     y = after.outputs[0]
     _replace(graph, y, _insert(graph, after, 'QMaxPool', [x.value], y, **attributes))
 
 
 def _mean(graph: ir.Graph, node: Any) -> None:
     """Over whole images, of bytes to floats."""
-    x = _activation(node.inputs[0])
+    x = activation_of(node.inputs[0])
     if x is None or rank(x.value) != 4:
         return
     if node.op_type == 'ReduceMean':

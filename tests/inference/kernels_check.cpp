@@ -42,7 +42,8 @@ int main(int argc, char** argv) {
     if (isa->available()) names += std::string(" ") + isa->name;
   }
   for (int i = 0; i < cases; i++) {
-    if (!check_case(make_case())) return 1;
+    const Case c = make_case();
+    if (!check_case(c) || !check_int8_case(c)) return 1;
   }
   std::printf("%d cases right on%s\n", cases, names.c_str());
   return 0;
