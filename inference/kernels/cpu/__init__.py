@@ -14,7 +14,7 @@ from ...errors import UserError
 
 __all__ = ['ALGORITHMS', 'Layer', 'checksum', 'instruction_sets', 'is_built', 'library']
 
-ALGORITHMS = {'auto': 0, 'direct': 1, 'winograd4': 2, 'winograd2': 3}
+ALGORITHMS = {'auto': 0, 'direct': 1, 'winograd4': 2, 'winograd2': 3, 'patches': 4}
 
 
 def library() -> Path:

@@ -6,11 +6,11 @@
 namespace hetconv {
 
 Algorithm find_algorithm(const char* name) {
-  const char* const names[] = {"auto", "direct", "winograd4", "winograd2"};
-  for (int32_t i = 0; i < 4; i++) {
+  const char* const names[] = {"auto", "direct", "winograd4", "winograd2", "patches"};
+  for (int32_t i = 0; i < kAlgorithms; i++) {
     if (std::string(name) == names[i]) return static_cast<Algorithm>(i);
   }
-  refuse(std::string("unknown algorithm ") + name + "; there are auto, direct, winograd4 and winograd2");
+  refuse(std::string("unknown algorithm ") + name + "; there are auto, direct, winograd4, winograd2 and patches");
 }
 
 bool can_winograd(const LayerShape& shape) {
@@ -25,8 +25,9 @@ Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorith
   check_shape(shape, weights.w);
   check_bounds(weights.low, weights.high);
   if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd(shape_)) {
-    refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
+    refuse("Winograd and patches need a 3x3 kernel, stride 1 and dilation 1");
   }
+  if (algorithm == Algorithm::kPatches && !weights.w) refuse("patches are for HetConv, which has 1x1 kernels");
   if (!weights.hollow && !weights.transposed) return;
   if (!weights.w) refuse("training is for HetConv, which has 1x1 kernels");
   if (weights.transposed && (shape.stride[0] != 1 || shape.stride[1] != 1)) refuse("the opposite needs stride 1");

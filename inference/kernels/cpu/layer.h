@@ -15,9 +15,11 @@
 
 namespace hetconv {
 
-// kWinograd4 is F(4x4,3x3), kWinograd2 F(2x2,3x3).
-enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinograd2 = 3 };
-Algorithm find_algorithm(const char* name);  // auto, direct, winograd4, winograd2; throws std::invalid_argument
+// kWinograd4 is F(4x4,3x3), kWinograd2 F(2x2,3x3); kPatches is direct too, for groups of few channels.
+enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinograd2 = 3, kPatches = 4 };
+constexpr int kAlgorithms = 5;
+Algorithm find_algorithm(const char* name);  // auto, direct, winograd4, winograd2, patches; throws
+                                             // std::invalid_argument
 bool can_winograd(const LayerShape& shape);  // 3x3, stride 1, dilation 1
 
 // A piece of work of one run.
@@ -128,8 +130,8 @@ class Layer {
   Algorithm allowed_;
   const Isa* isa_;
   // Packed when first used: a session rarely needs more than one. By algorithm.
-  mutable std::once_flag once_[4];
-  mutable std::unique_ptr<Packed> packed_[4];
+  mutable std::once_flag once_[kAlgorithms];
+  mutable std::unique_ptr<Packed> packed_[kAlgorithms];
 };
 
 }  // namespace hetconv
