@@ -20,7 +20,8 @@ enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinogr
 constexpr int kAlgorithms = 5;
 Algorithm find_algorithm(const char* name);  // auto, direct, winograd4, winograd2, patches; throws
                                              // std::invalid_argument
-bool can_winograd(const LayerShape& shape);  // 3x3, stride 1, dilation 1
+// Winograd needs a 3x3 kernel, stride 1 and dilation 1; patches need that and a HetConv layer.
+bool can_take(Algorithm algorithm, const LayerShape& shape, bool hetconv);
 
 // A piece of work of one run.
 struct Run : Sizes {
