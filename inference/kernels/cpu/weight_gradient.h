@@ -227,16 +227,19 @@ class WeightGradient {
       return;
     }
     const int kept = taps() - 1, place = t.tap - (t.tap > taps() / 2);
-    for (int i = 0; i < t.rows; i++) {
-      for (int j = t.begin; j < t.end; j++) {
-        const int out = t.out + j, in = t.lanes ? out / n_ * m_ + i : t.channel + i;
-        const float sum = sums[i * t.vectors * kWidth + j];
-        if (t.tap == taps() / 2) {
-          run_.grad_w[static_cast<size_t>(out) * s_.in_channels + in] = sum;
-        } else if (in / m_ == out / n_) {
-          run_.grad_w_kxk[(static_cast<size_t>(out) * m_ + in % m_) * kept + place] = sum;
-        }
+    const int step = t.vectors * kWidth;
+    for (int j = t.begin; j < t.end; j++) {
+      const size_t out = t.out + j;
+      const float* sum = sums + j;
+      if (t.tap == taps() / 2) {
+        float* to = run_.grad_w + out * s_.in_channels + t.channel;
+        for (int i = 0; i < t.rows; i++) to[i] = sum[i * step];
+        continue;
       }
+      // The channels of the tile from the first of the output channel's own group on.
+      const int first = t.lanes ? 0 : t.channel - static_cast<int>(out) / n_ * m_;
+      float* to = run_.grad_w_kxk + out * m_ * kept + place;
+      for (int i = std::max(0, -first); i < std::min(t.rows, m_ - first); i++) to[(first + i) * kept] = sum[i * step];
     }
   }
 
