@@ -84,11 +84,11 @@ double Layer::cost(Algorithm algorithm, const Run& run) const {
     return std::max(n * (pointwise + lanes * m * shape_.kernel[0] * shape_.kernel[1]) * pixels, kFetch * weights);
   }
   if (algorithm == Algorithm::kPatches) {
-    const double groups = std::max(1, isa_->width / (shape_.out_channels / shape_.part));
-    const double idle = groups == 1 ? 1 : isa_->width / (groups * n / shape_.part);  // lanes, that no channel has
+    // For groups that are smaller than a vector: what whole groups of them leave empty.
+    const int group = shape_.out_channels / shape_.part;
+    const double idle = double(isa_->width) / (isa_->width / group * group);
     const double all = double(run.batch) * ((run.out_height + 3) / 4) * ((run.out_width + 3) / 4) * 16;
-    // An input channel of the 1x1 kernels has to be fetched for each product, which twice as many narrower ones wait
-    // for.
+    // The 1x1 kernels fetch an input for each product, and narrow products are faster than that.
     const double fetched = isa_->width < 16 ? 1.3 : 0.93;
     const double weights = n * (shape_.in_channels + 8 * m);
     return std::max(idle * n * (fetched * shape_.in_channels + 0.93 * 8 * m) * all, kFetch * weights);

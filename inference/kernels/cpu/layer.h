@@ -3,7 +3,7 @@
 //   y = clamp(conv1x1(x, w) + conv_KxK_in_P_groups(x, w_kxk) + bias + residual)      activations NHWC, fp32
 //
 // With `w` it is HetConv2d (see inference/hetconv_op.py), without it a convolution in P groups, and a dense one with
-// P = 1. Both kernels, direct and Winograd, take all of these.
+// P = 1. Both kernels, direct and Winograd, take all of these; patches take HetConv alone.
 #pragma once
 
 #include <memory>
