@@ -209,8 +209,8 @@ def test_a_library_that_was_not_built_is_named(monkeypatch, tmp_path):
 
 
 def test_the_algorithm_fits_the_layer():
-    """Winograd where it wins, direct for a stride, smaller weights where few pixels share them, patches for groups of few
-    channels."""
+    """Winograd where it wins, direct for a stride, smaller weights where few pixels share them, patches for small
+    groups."""
 
     def chosen(m, part, size, **kwargs):
         weights = (np.zeros((m, m // part, 3, 3), np.float32), np.zeros((m, m), np.float32) if part > 1 else None)
