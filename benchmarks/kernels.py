@@ -131,7 +131,8 @@ def describe(node, built, into, out):
         part=part, stride=tuple(attributes['strides']), pads=tuple(attributes['pads']),
     )  # fmt: skip
     algorithm = layer.algorithm(1, into[1], into[2])
-    taps = {'direct': kernel[0] * kernel[1], 'winograd4': 36 / 16, 'winograd2': 16 / 4}[algorithm]
+    products = {'winograd4': 36 / 16, 'winograd2': 16 / 4}  # of one channel, for an output
+    taps = products.get(algorithm, kernel[0] * kernel[1])
     pixels = out[1] * out[2]
     others = (m * part - m) if hetconv else 0
     text = f'{m * part}-{n}, {into[1]}x{into[2]}, {kernel[0]}x{kernel[1]}/{attributes["strides"][0]}'

@@ -98,7 +98,8 @@ void fuzz_layer(Bytes& bytes) {
   const Weights weights{c.hetconv ? &kSomewhere : nullptr, &kSomewhere, nullptr, c.low, c.high};
   int64_t out_height = 0, out_width = 0;
   try {
-    for (Algorithm algorithm : {Algorithm::kAuto, can_winograd(s) ? Algorithm::kWinograd4 : Algorithm::kDirect}) {
+    for (Algorithm algorithm : {Algorithm::kAuto, Algorithm::kDirect, Algorithm::kWinograd4, Algorithm::kPatches}) {
+      if (!can_take(algorithm, s, weights.w)) continue;
       const Layer layer(s, weights, algorithm, best_isa());
       layer.output_size(c.height, c.width, &out_height, &out_width);
       if (out_height < 1 || out_width < 1) wrong("an output without pixels");

@@ -95,9 +95,9 @@ inline bool check_case(const Case& c) {
   }
   for (const Isa* isa : all_isas()) {
     if (!isa->available()) continue;
-    for (Algorithm algorithm : {Algorithm::kDirect, Algorithm::kWinograd4, Algorithm::kWinograd2}) {
-      const bool winograd = algorithm != Algorithm::kDirect;
-      if (winograd && !can_winograd(s)) continue;
+    for (Algorithm algorithm :
+         {Algorithm::kDirect, Algorithm::kWinograd4, Algorithm::kWinograd2, Algorithm::kPatches}) {
+      if (!can_take(algorithm, s, c.hetconv)) continue;
       Layer layer(s, weights, algorithm, *isa);
       auto call = [&](Floats* y, size_t threads) {
         layer.run(x.data(), residual.data(), y->data(), c.batch, c.height, c.width, {run_threads, &threads},

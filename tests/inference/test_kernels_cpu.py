@@ -15,8 +15,8 @@ from inference.kernels.reference import conv2d
 pytestmark = pytest.mark.skipif(not cpu.is_built(), reason='the CPU kernels are not built')
 ISAS = cpu.instruction_sets() if cpu.is_built() else []
 # Relative to the largest value. The sums are of up to a few thousand products of size 1 in single precision.
-TOLERANCE = {'direct': 1e-5, 'winograd4': 1e-4, 'winograd2': 1e-5}
-ALGORITHMS = ['direct', 'winograd4', 'winograd2']
+TOLERANCE = {'direct': 1e-5, 'winograd4': 1e-4, 'winograd2': 1e-5, 'patches': 1e-5}
+ALGORITHMS = list(TOLERANCE)
 
 
 @st.composite
@@ -24,12 +24,12 @@ def cases(draw, algorithm):
     """Arguments of a layer, and an input."""
     part = draw(st.sampled_from([1, 2, 3, 4, 8, 16]))
     m, n = draw(st.sampled_from([1, 2, 3, 4, 8, 17])), draw(st.sampled_from([1, 2, 3, 4, 8, 16, 20, 40]))
-    winograd = algorithm != 'direct'
-    hetconv = draw(st.booleans())
-    sizes = [3] if winograd else [3, 5] if hetconv else [1, 2, 3, 5]
+    one_kernel = algorithm != 'direct'
+    hetconv = algorithm == 'patches' or draw(st.booleans())
+    sizes = [3] if one_kernel else [3, 5] if hetconv else [1, 2, 3, 5]
     kernel = (draw(st.sampled_from(sizes)), draw(st.sampled_from(sizes)))
-    stride = (1, 1) if winograd else (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
-    dilation = (1, 1) if winograd else (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+    stride = (1, 1) if one_kernel else (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    dilation = (1, 1) if one_kernel else (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
     same = tuple(d * (k // 2) for d, k in zip(dilation, kernel))
     pads = (*same, *same) if hetconv else tuple(draw(st.integers(0, 3)) for _ in range(4))
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
@@ -76,7 +76,7 @@ def test_the_layers_of_a_network(isa, algorithm, part):
     random = np.random.default_rng(part)
     m = n = 64
     w_kxk = random.standard_normal((n, m // part, 3, 3), np.float32) / 24
-    w = random.standard_normal((n, m), np.float32) / 8 if part > 1 else None
+    w = random.standard_normal((n, m), np.float32) / 8 if part > 1 or algorithm == 'patches' else None
     x = random.standard_normal((2, 13, 15, m), np.float32)
     layer = cpu.Layer(w_kxk, w, part=part, pads=(1, 1, 1, 1), algorithm=algorithm, isa=isa)
     expected = conv2d(x, w_kxk, w, part=part, pads=(1, 1, 1, 1))
@@ -89,7 +89,8 @@ def test_the_layers_of_a_network(isa, algorithm, part):
     [
         (3, 16, 1, 'direct'), (16, 16, 4, 'direct'), (64, 64, 16, 'direct'), (64, 128, 64, 'direct'),
         (20, 20, 4, 'direct'), (3, 5, 1, 'winograd4'), (64, 64, 4, 'winograd4'), (20, 20, 4, 'winograd4'),
-        (64, 64, 16, 'winograd4'),
+        (64, 64, 16, 'winograd4'), (16, 16, 4, 'patches'), (20, 20, 4, 'patches'), (6, 10, 2, 'patches'),
+        (68, 40, 2, 'patches'), (24, 64, 8, 'patches'),
     ],
 )  # fmt: skip
 def test_reads_nothing_past_its_input_and_writes_nothing_past_its_output(isa, m, n, part, algorithm):
@@ -113,9 +114,10 @@ def test_what_is_not_finite_goes_through(isa, algorithm, value):
     """As in PyTorch: also through a ReLU. Winograd may spread it over its tile."""
     random = np.random.default_rng(0)
     w_kxk = np.abs(random.standard_normal((16, 16, 3, 3), np.float32)) + 0.1
+    w = w_kxk[:, :, 1, 1] if algorithm == 'patches' else None
     x = random.standard_normal((1, 12, 12, 16), np.float32)
     x[0, 5, 5, 3] = value
-    y = cpu.Layer(w_kxk, pads=(1, 1, 1, 1), low=0, algorithm=algorithm, isa=isa)(x)
+    y = cpu.Layer(w_kxk, w, pads=(1, 1, 1, 1), low=0, algorithm=algorithm, isa=isa)(x)
     assert not np.isfinite(y[0, 4:7, 4:7]).any()
     assert np.isfinite(y[0, 10:, 10:]).all()
 
@@ -167,6 +169,8 @@ W1 = np.ones((8, 8), np.float32)
         (dict(part=4, low=1.0, high=0.0), 'min must be at most max'),
         (dict(part=4, w=W1), "'same' padding"),
         (dict(part=4, stride=(2, 2), algorithm='winograd4'), 'Winograd needs'),
+        (dict(part=4, pads=(1, 1, 1, 1), algorithm='patches'), 'patches need HetConv'),
+        (dict(part=4, w=W1, pads=(1, 1, 1, 1), stride=(1, 2), algorithm='patches'), 'patches need HetConv'),
         (dict(part=4, isa='mmx'), 'unknown instruction set mmx'),
     ],
 )
@@ -205,7 +209,8 @@ def test_a_library_that_was_not_built_is_named(monkeypatch, tmp_path):
 
 
 def test_the_algorithm_fits_the_layer():
-    """Winograd where it wins, direct for a stride, smaller weights where few pixels share them."""
+    """Winograd where it wins, direct for a stride, smaller weights where few pixels share them, patches for small
+    groups."""
 
     def chosen(m, part, size, **kwargs):
         weights = (np.zeros((m, m // part, 3, 3), np.float32), np.zeros((m, m), np.float32) if part > 1 else None)
@@ -215,7 +220,10 @@ def test_the_algorithm_fits_the_layer():
     assert chosen(128, 1, 28) == 'winograd4'
     assert chosen(512, 4, 7) == 'winograd2'
     assert chosen(64, 4, 56, stride=(2, 2)) == 'direct'
-    assert chosen(64, 64, 56) == 'direct'
+    assert chosen(64, 64, 56, stride=(2, 2)) == 'direct'
+    for isa in ISAS:
+        assert chosen(16, 8, 32, isa=isa) == 'patches'
+        assert chosen(16, 1, 32, isa=isa) != 'patches'
     for algorithm in ALGORITHMS:
         assert chosen(64, 4, 56, algorithm=algorithm) == algorithm
 

@@ -60,8 +60,8 @@ def draw_geometry(draw):
 
 
 def algorithms(g):
-    winograd = g.kernel == (3, 3) and g.stride == g.dilation == (1, 1)
-    return ['auto', 'direct', *(['winograd2'] if winograd else [])]
+    can = g.kernel == (3, 3) and g.stride == g.dilation == (1, 1)
+    return ['auto', 'direct', *(['winograd2', 'patches', 'patches'] if can else [])]
 
 
 def assert_close(result, expected, what):

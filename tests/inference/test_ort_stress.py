@@ -80,7 +80,7 @@ TAMPERED = {
     'min above max': ('Conv', dict(min=1.0, max=0.0), 'min must be at most max'),
     'min that is not a number': ('Conv', dict(min=float('nan')), 'min must be at most max'),
     'min that is an integer': ('Conv', dict(min=0), 'min must be a float'),
-    'an algorithm that there is not': ('Conv', dict(algorithm=4), 'algorithm of 4 makes no sense'),
+    'an algorithm that there is not': ('Conv', dict(algorithm=5), 'algorithm of 5 makes no sense'),
     'an algorithm that is a float': ('Conv', dict(algorithm=1.0), 'algorithm must be an int'),
     'Winograd with a stride': ('Conv', dict(algorithm=2, strides=[2, 2]), 'Winograd needs a 3x3 kernel'),
     'pool pads of the kernel': ('MaxPool', dict(pads=[2, 0, 0, 0]), 'pads must be less than the kernel'),

@@ -250,10 +250,11 @@ def test_shapes_that_do_not_fit_are_told(layer, x):
         conv2d(x, *arguments[:5], (0, 0), (1, 1))
 
 
-def test_it_is_as_exact_as_pytorchs_own_operators(x):
-    """The algorithm that is chosen here for stride 1 is Winograd's F(2x2,3x3)."""
-    layer, x = HetConv2d(256, 256, bias=False), channels_last(16, 256, 8, 8).relu()
-    grad = channels_last(16, 256, 8, 8)
+@pytest.mark.parametrize(('channels', 'batch', 'size'), [(16, 128, 32), (256, 16, 8)])
+def test_it_is_as_exact_as_pytorchs_own_operators(channels, batch, size):
+    """The algorithms that are chosen here: patches, on vectors of more than a group, and F(2x2,3x3)."""
+    layer, x = HetConv2d(channels, channels, bias=False), channels_last(batch, channels, size, size).relu()
+    grad = channels_last(batch, channels, size, size)
     results = []
     for dtype, run in ((torch.float64, HetConv2d.__call__), (torch.float32, HetConv2d.__call__), (None, turned_off)):
         twin, leaf = copy.deepcopy(layer).to(dtype), x.detach().clone().to(dtype).requires_grad_()

@@ -14,7 +14,7 @@ from ...errors import UserError
 
 __all__ = ['ALGORITHMS', 'Layer', 'checksum', 'instruction_sets', 'is_built', 'library']
 
-ALGORITHMS = {'auto': 0, 'direct': 1, 'winograd4': 2, 'winograd2': 3}
+ALGORITHMS = {'auto': 0, 'direct': 1, 'winograd4': 2, 'winograd2': 3, 'patches': 4}
 
 
 def library() -> Path:
@@ -88,11 +88,12 @@ class Layer:
         part, stride, dilation: As of `timm_hetconv.HetConv2d`.
         pads: Top, left, bottom, right.
         low, high: Bounds of the result.
-        algorithm: 'auto' (by a cost model), 'direct', 'winograd4' for F(4x4,3x3) or 'winograd2' for F(2x2,3x3).
+        algorithm: 'auto' (by a cost model), 'direct', 'winograd4' for F(4x4,3x3), 'winograd2' for F(2x2,3x3) or
+            'patches', which is direct too, for HetConv2d with groups of few channels.
         isa: One of `instruction_sets()`; '' for the best.
 
     Raises:
-        ValueError: Shapes that make no sense, Winograd for a layer that it cannot do, or an instruction set that is
+        ValueError: Shapes that make no sense, an algorithm for a layer that it cannot do, or an instruction set that is
             not there.
     """
 

@@ -103,7 +103,7 @@ LayerShape shape_of(const int32_t* numbers) {
 }
 
 Algorithm algorithm_of(int32_t number) {
-  if (number < 0 || number > 3) throw std::invalid_argument("unknown algorithm");
+  if (number < 0 || number >= kAlgorithms) throw std::invalid_argument("unknown algorithm");
   return static_cast<Algorithm>(number);
 }
 

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "direct.h"
+#include "patches.h"
 #include "pool.h"
 #include "weight_gradient.h"
 #include "winograd.h"
@@ -35,6 +36,8 @@ static std::unique_ptr<Packed> pack(Algorithm algorithm, const LayerShape& shape
       return std::make_unique<Winograd<4>>(shape, weights);
     case Algorithm::kWinograd2:
       return std::make_unique<Winograd<2>>(shape, weights);
+    case Algorithm::kPatches:
+      return std::make_unique<Patches>(shape, weights);
     default:
       return std::make_unique<Direct>(shape, weights);
   }

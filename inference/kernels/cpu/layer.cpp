@@ -6,26 +6,28 @@
 namespace hetconv {
 
 Algorithm find_algorithm(const char* name) {
-  const char* const names[] = {"auto", "direct", "winograd4", "winograd2"};
-  for (int32_t i = 0; i < 4; i++) {
+  const char* const names[] = {"auto", "direct", "winograd4", "winograd2", "patches"};
+  for (int32_t i = 0; i < kAlgorithms; i++) {
     if (std::string(name) == names[i]) return static_cast<Algorithm>(i);
   }
-  refuse(std::string("unknown algorithm ") + name + "; there are auto, direct, winograd4 and winograd2");
+  refuse(std::string("unknown algorithm ") + name + "; there are auto, direct, winograd4, winograd2 and patches");
 }
 
-bool can_winograd(const LayerShape& shape) {
+bool can_take(Algorithm algorithm, const LayerShape& shape, bool hetconv) {
+  if (algorithm == Algorithm::kAuto || algorithm == Algorithm::kDirect) return true;
   for (int i = 0; i < 2; i++) {
     if (shape.kernel[i] != 3 || shape.stride[i] != 1 || shape.dilation[i] != 1) return false;
   }
-  return true;
+  return hetconv || algorithm != Algorithm::kPatches;
 }
 
 Layer::Layer(const LayerShape& shape, const Weights& weights, Algorithm algorithm, const Isa& isa)
     : shape_(shape), weights_(weights), allowed_(algorithm), isa_(&isa) {
   check_shape(shape, weights.w);
   check_bounds(weights.low, weights.high);
-  if (algorithm != Algorithm::kAuto && algorithm != Algorithm::kDirect && !can_winograd(shape_)) {
-    refuse("Winograd needs a 3x3 kernel, stride 1 and dilation 1");
+  if (!can_take(algorithm, shape_, weights.w)) {
+    refuse(algorithm == Algorithm::kPatches ? "patches need HetConv, a 3x3 kernel, stride 1 and dilation 1"
+                                            : "Winograd needs a 3x3 kernel, stride 1 and dilation 1");
   }
   if (!weights.hollow && !weights.transposed) return;
   if (!weights.w) refuse("training is for HetConv, which has 1x1 kernels");
@@ -81,6 +83,16 @@ double Layer::cost(Algorithm algorithm, const Run& run) const {
     const double lanes = n / shape_.part < isa_->width ? 1.6 : 1.05;
     return std::max(n * (pointwise + lanes * m * shape_.kernel[0] * shape_.kernel[1]) * pixels, kFetch * weights);
   }
+  if (algorithm == Algorithm::kPatches) {
+    // For groups that are smaller than a vector: what whole groups of them leave empty.
+    const int group = shape_.out_channels / shape_.part;
+    const double idle = double(isa_->width) / (isa_->width / group * group);
+    const double all = double(run.batch) * ((run.out_height + 3) / 4) * ((run.out_width + 3) / 4) * 16;
+    // The 1x1 kernels fetch an input for each product, and narrow products are faster than that.
+    const double fetched = isa_->width < 16 ? 1.3 : 0.93;
+    const double weights = n * (shape_.in_channels + 8 * m);
+    return std::max(idle * n * (fetched * shape_.in_channels + 0.93 * 8 * m) * all, kFetch * weights);
+  }
   const int out = algorithm == Algorithm::kWinograd4 ? 4 : 2, points = (out + 2) * (out + 2);
   const double tiles = double(run.batch) * ((run.out_height + out - 1) / out) * ((run.out_width + out - 1) / out);
   const double lanes = n / shape_.part < isa_->width ? 1.6 : 1.0;
@@ -91,11 +103,13 @@ double Layer::cost(Algorithm algorithm, const Run& run) const {
 
 Algorithm Layer::algorithm_for(int64_t batch, int64_t height, int64_t width) const {
   if (allowed_ != Algorithm::kAuto) return allowed_;
-  if (!can_winograd(shape_)) return Algorithm::kDirect;
   Run run{{batch, height, width, 0, 0}, nullptr, nullptr, nullptr};
   output_size(height, width, &run.out_height, &run.out_width);
   Algorithm best = Algorithm::kDirect;
-  for (Algorithm candidate : {Algorithm::kWinograd2, Algorithm::kWinograd4}) {
+  for (Algorithm candidate : {Algorithm::kPatches, Algorithm::kWinograd2, Algorithm::kWinograd4}) {
+    if (!can_take(candidate, shape_, weights_.w)) continue;
+    // Where a group fills a vector, nothing has to be permuted.
+    if (candidate == Algorithm::kPatches && shape_.out_channels / shape_.part >= isa_->width) continue;
     // In training results are to be those of PyTorch's own operators: F(4x4) is less exact than they are.
     if (weights_.hollow && candidate == Algorithm::kWinograd4) continue;
     if (cost(candidate, run) < cost(best, run)) best = candidate;

@@ -3,7 +3,7 @@
 //   y = clamp(conv1x1(x, w) + conv_KxK_in_P_groups(x, w_kxk) + bias + residual)      activations NHWC, fp32
 //
 // With `w` it is HetConv2d (see inference/hetconv_op.py), without it a convolution in P groups, and a dense one with
-// P = 1. Both kernels, direct and Winograd, take all of these.
+// P = 1. Both kernels, direct and Winograd, take all of these; patches take HetConv alone.
 #pragma once
 
 #include <memory>
@@ -15,10 +15,13 @@
 
 namespace hetconv {
 
-// kWinograd4 is F(4x4,3x3), kWinograd2 F(2x2,3x3).
-enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinograd2 = 3 };
-Algorithm find_algorithm(const char* name);  // auto, direct, winograd4, winograd2; throws std::invalid_argument
-bool can_winograd(const LayerShape& shape);  // 3x3, stride 1, dilation 1
+// kWinograd4 is F(4x4,3x3), kWinograd2 F(2x2,3x3); kPatches is direct too, for groups of few channels.
+enum class Algorithm : int32_t { kAuto = 0, kDirect = 1, kWinograd4 = 2, kWinograd2 = 3, kPatches = 4 };
+constexpr int kAlgorithms = 5;
+Algorithm find_algorithm(const char* name);  // auto, direct, winograd4, winograd2, patches; throws
+                                             // std::invalid_argument
+// Winograd needs a 3x3 kernel, stride 1 and dilation 1; patches need that and a HetConv layer.
+bool can_take(Algorithm algorithm, const LayerShape& shape, bool hetconv);
 
 // A piece of work of one run.
 struct Run : Sizes {
@@ -128,8 +131,8 @@ class Layer {
   Algorithm allowed_;
   const Isa* isa_;
   // Packed when first used: a session rarely needs more than one. By algorithm.
-  mutable std::once_flag once_[4];
-  mutable std::unique_ptr<Packed> packed_[4];
+  mutable std::once_flag once_[kAlgorithms];
+  mutable std::unique_ptr<Packed> packed_[kAlgorithms];
 };
 
 }  // namespace hetconv

@@ -16,7 +16,7 @@ class ConvKernel {
     const LayerShape s = read_shape(info, hetconv, w, w_kxk);
     if (bias != std::vector<int64_t>{s.out_channels}) refuse("B must be (N)");
     read_bounds(info, &weights.low, &weights.high);
-    layer_ = std::make_unique<Layer>(s, weights, algorithm_of(info, s, options), options.floats());
+    layer_ = std::make_unique<Layer>(s, weights, algorithm_of(info, s, hetconv, options), options.floats());
     layer_->prepare();
     memory_.open(info);
   }
@@ -28,12 +28,12 @@ class ConvKernel {
   }
 
  private:
-  static Algorithm algorithm_of(const ort::KernelInfo* info, const LayerShape& shape, const Options& options) {
-    if (options.algorithm == Algorithm::kDirect || (options.algorithm != Algorithm::kAuto && can_winograd(shape))) {
-      return options.algorithm;
-    }
+  static Algorithm algorithm_of(const ort::KernelInfo* info, const LayerShape& shape, bool hetconv,
+                                const Options& options) {
+    if (options.algorithm != Algorithm::kAuto && can_take(options.algorithm, shape, hetconv)) return options.algorithm;
     const int64_t attribute = read(info, "algorithm", int64_t{0});
-    if (attribute < 0 || attribute > 3) refuse("algorithm of " + std::to_string(attribute) + " makes no sense");
+    if (attribute < 0 || attribute >= kAlgorithms)
+      refuse("algorithm of " + std::to_string(attribute) + " makes no sense");
     return static_cast<Algorithm>(attribute);
   }
 

@@ -19,18 +19,22 @@ namespace HETCONV_ISA {
 constexpr int kWidth = 16;  // floats a vector
 // Pixels of a register tile of 1 or 2 vectors. 24 x 1 would fit, but 24 pointers do not.
 constexpr int kRows[] = {12, 12};
+constexpr int kPatch[] = {4, 4};  // rows and columns of a patch
 constexpr bool kManyRegisters = true;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
 constexpr int kRows[] = {12, 6};  // 12 accumulators of 16 registers
+constexpr int kPatch[] = {4, 2};
 constexpr bool kManyRegisters = false;
 #elif defined(__aarch64__)
 constexpr int kWidth = 4;
 constexpr int kRows[] = {16, 8};  // 16 accumulators of 32 registers
+constexpr int kPatch[] = {4, 4};
 constexpr bool kManyRegisters = true;
 #else
 constexpr int kWidth = 4;
 constexpr int kRows[] = {8, 4};  // 8 accumulators of 16 registers; without FMA a product needs one more
+constexpr int kPatch[] = {4, 2};
 constexpr bool kManyRegisters = false;
 #endif
 

@@ -11,7 +11,7 @@
 
 #include "buffer.h"
 #include "layer.h"
-#include "outer.h"
+#include "outer_around.h"
 
 namespace hetconv {
 namespace HETCONV_ISA {
@@ -19,7 +19,11 @@ namespace HETCONV_ISA {
 class WeightGradient {
  public:
   WeightGradient(const LayerShape& shape, const GradientRun& run)
-      : s_(shape), run_(run), m_(shape.in_channels / shape.part), n_(shape.out_channels / shape.part) {
+      : s_(shape),
+        run_(run),
+        m_(shape.in_channels / shape.part),
+        n_(shape.out_channels / shape.part),
+        seen_(taps() + 1) {
     add_tiles();
     rows_ = run.batch * run.out_height;
     const int64_t pixel_bytes = 4ll * (int64_t{s_.in_channels} * s_.stride[0] * s_.stride[1] + s_.out_channels);
@@ -38,13 +42,19 @@ class WeightGradient {
   void item(size_t i) {
     const size_t share = i / parts_, part = i % parts_, first = first_tile(part), last = first_tile(part + 1);
     std::vector<std::vector<PixelRun>> runs(taps());
+    const Buffer border(seen_.back() ? border_floats() : 0);
     const int64_t end = blocks_ * static_cast<int64_t>(share + 1) / static_cast<int64_t>(shares_);
     for (int64_t b = blocks_ * static_cast<int64_t>(share) / static_cast<int64_t>(shares_); b < end; b++) {
+      const int64_t begin_row = b * block_rows_, end_row = std::min(rows_, begin_row + block_rows_);
       for (int tap = 0; tap < taps(); tap++) {
-        find_runs(tap, b * block_rows_, std::min(rows_, (b + 1) * block_rows_), runs[tap]);
+        if (seen_[tap]) find_runs(tap, begin_row, end_row, runs[tap]);
       }
       for (size_t t = first; t < last; t++) {
         const Tile& tile = tiles_[t];
+        if (tile.tap == taps()) {
+          run_around(tile, begin_row, end_row, border.data(), sums_.data() + share * floats_ + tile.sums);
+          continue;
+        }
         const std::vector<PixelRun>& seen = runs[tile.tap];
         tile.function({seen.data(), seen.size(), tile.channel, tile.out, int64_t{s_.stride[1]} * s_.in_channels,
                        s_.out_channels, std::min(s_.out_channels, kWidth), tile.lane.data(),
@@ -68,7 +78,8 @@ class WeightGradient {
 
  private:
   struct Tile {
-    int tap, out, vectors, channel, rows;
+    int tap;  // or the number of taps, for all but the centre: rows are [tap][channel] then
+    int out, vectors, channel, rows;
     int begin, end;  // lanes that are this tile's to write
     bool lanes;      // row i is the i-th channel of each lane's own group
     std::array<int32_t, kWidth> lane;
@@ -96,6 +107,7 @@ class WeightGradient {
   void push(Tile& tile) {
     tile.sums = floats_;
     floats_ += static_cast<size_t>(tile.rows) * tile.vectors * kWidth;
+    seen_[tile.tap] = true;
     tiles_.push_back(tile);
   }
 
@@ -140,10 +152,41 @@ class WeightGradient {
       tile.lanes = true, tile.rows = m_, tile.function = outer_lanes_of(m_);
       tile.channel = std::min(first, s_.in_channels - kWidth);
       for (int j = 0; j < kWidth; j++) tile.lane[j] = std::min((tile.out + j) / n_, last) * m_ - tile.channel;
+      if (can_around()) {
+        if (tile.tap) return;  // the first tap's tile is that of all
+        tile.tap = taps(), tile.rows = kAroundTaps * m_;
+      }
       push(tile);
     } else {  // all channels of its groups; those that are another group's are not written
       tile.channel = group * m_;
       add(tile, (last - group + 1) * m_);
+    }
+  }
+
+  bool can_around() const {
+    for (int i = 0; i < 2; i++) {
+      if (s_.kernel[i] != 3 || s_.stride[i] != 1 || s_.dilation[i] != 1) return false;
+    }
+    return true;
+  }
+
+  int64_t border_row() const { return (run_.width + 2) * kWidth; }
+  size_t border_floats() const { return (std::min(block_rows_, run_.height) + 2) * border_row(); }
+
+  // All taps but the centre, for these rows of the input. `border` has zeros left and right, where nothing is written.
+  void run_around(const Tile& tile, int64_t begin, int64_t end, float* border, float* sums) const {
+    const int64_t m = s_.in_channels, n = s_.out_channels, row_size = border_row();
+    for (int64_t row = begin, count; row < end; row += count) {
+      const int64_t y = row % run_.height;
+      count = std::min(end - row, run_.height - y);
+      float* to = border;
+      for (int64_t r = y - 1; r <= y + count; r++, to += row_size) {
+        const bool inside = r >= 0 && r < run_.height;
+        const float* grad = run_.grad + (row - y + r) * run_.width * n + tile.out;
+        for (int64_t k = 1; k <= run_.width; k++, grad += n) store(to + k * kWidth, inside ? load(grad) : V{});
+      }
+      outer_around({run_.x + row * run_.width * m + tile.channel, m, run_.width * m, border, row_size, count,
+                    run_.width, m_, tile.lane.data(), sums});
     }
   }
 
@@ -173,17 +216,30 @@ class WeightGradient {
   }
 
   void write(const Tile& t, const float* sums) const {
-    const int kept = taps() - 1, place = t.tap - (t.tap > taps() / 2);
-    for (int i = 0; i < t.rows; i++) {
-      for (int j = t.begin; j < t.end; j++) {
-        const int out = t.out + j, in = t.lanes ? out / n_ * m_ + i : t.channel + i;
-        const float sum = sums[i * t.vectors * kWidth + j];
-        if (t.tap == taps() / 2) {
-          run_.grad_w[static_cast<size_t>(out) * s_.in_channels + in] = sum;
-        } else if (in / m_ == out / n_) {
-          run_.grad_w_kxk[(static_cast<size_t>(out) * m_ + in % m_) * kept + place] = sum;
-        }
+    if (t.tap == taps()) {
+      Tile one = t;
+      one.rows = m_;
+      for (one.tap = 0; one.tap < taps(); one.tap++) {
+        if (one.tap == taps() / 2) continue;
+        write(one, sums);
+        sums += m_ * kWidth;
       }
+      return;
+    }
+    const int kept = taps() - 1, place = t.tap - (t.tap > taps() / 2);
+    const int step = t.vectors * kWidth;
+    for (int j = t.begin; j < t.end; j++) {
+      const size_t out = t.out + j;
+      const float* sum = sums + j;
+      if (t.tap == taps() / 2) {
+        float* to = run_.grad_w + out * s_.in_channels + t.channel;
+        for (int i = 0; i < t.rows; i++) to[i] = sum[i * step];
+        continue;
+      }
+      // The channels of the tile from the first of the output channel's own group on.
+      const int first = t.lanes ? 0 : t.channel - static_cast<int>(out) / n_ * m_;
+      float* to = run_.grad_w_kxk + out * m_ * kept + place;
+      for (int i = std::max(0, -first); i < std::min(t.rows, m_ - first); i++) to[(first + i) * kept] = sum[i * step];
     }
   }
 
@@ -197,6 +253,7 @@ class WeightGradient {
   GradientRun run_;
   int m_, n_;
   std::vector<Tile> tiles_;
+  std::vector<char> seen_;  // by a tile's tap, whether there is such a tile
   size_t floats_ = 0, shares_, parts_;
   int64_t rows_, block_rows_, blocks_;
   Buffer sums_;

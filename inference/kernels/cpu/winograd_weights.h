@@ -173,12 +173,16 @@ class WinogradWeights {
   void transform_vector(const Weights& weights, const ChannelTile& t, int skip) {
     const Segment& s = products.segments[t.segment];
     const int lanes = t.vectors * kWidth, width = std::min(kWidth, t.width - skip);
-    WeightView own[9][kWidth], centre[kWidth];
-    int first[kWidth];  // where in the segment a lane's group begins
+    WeightView own[kWidth], centre[kWidth];
+    ptrdiff_t place[9];  // of a tap, from the first one on
+    int first[kWidth];   // where in the segment a lane's group begins
+    for (int tap = 0; tap < 9; tap++) {
+      place[tap] = own_view(s_, weights, t.first, tap).at - own_view(s_, weights, t.first, 0).at;
+    }
     for (int j = 0; j < width; j++) {
       const int out = t.first + skip + j;
       first[j] = s.vector == Segment::kLanes ? 0 : (out / n_ - t.first / n_) * m_;
-      for (int tap = 0; tap < 9; tap++) own[tap][j] = own_view(s_, weights, out, tap);
+      own[j] = own_view(s_, weights, out, 0);
       if (weights.w) centre[j] = pointwise_view(s_, weights, out, out / n_ * m_);
     }
     float* to = u.data() + kPoints * t.weight + skip;
@@ -187,7 +191,8 @@ class WinogradWeights {
       for (int j = 0; j < width; j++) {
         const int in = c - first[j];
         if (in < 0 || in >= m_) continue;
-        for (int tap = 0; tap < 9; tap++) k[tap][j] = own[tap][j].at[in * own[tap][j].in];
+        const float* from = own[j].at + in * own[j].in;
+        for (int tap = 0; tap < 9; tap++) k[tap][j] = from[place[tap]];
         if (weights.hollow) k[4][j] = 0;
         if (weights.w) k[4][j] += centre[j].at[in * centre[j].in];
       }
