@@ -20,7 +20,8 @@ TENSORRT = ('tensorrt', 'tensorrt-rtx')
 ENGINES = ('ort-cpu', *TENSORRT)
 MAX_BUILD_ERROR = 1e-4
 # Quantised: a sum that is a tie here and not there is one step of 255, and the layers after it carry it on: to 4e-7
-# with random weights, to 9e-3 with random norms or trained weights. A layer that lacks its bias differs by 6e-3 to 0.35.
+# with random weights, to 9e-3 with random norms or trained weights. A layer that lacks its bias differs by 6e-3 to
+# 0.35.
 MAX_INT8_ERROR = 3e-2
 # With random weights the registered models differ by up to 1.0e-3 in fp16 and 1.1e-2 in bf16, a ViT by 2e-3 and 1e-2; a
 # ResNet-20 that lacks the bias of one convolution, by 2.2e-2 to 1.4e-1.
