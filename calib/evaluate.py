@@ -15,7 +15,7 @@ from inference.errors import UserError
 from inference.export import INPUT, OUTPUT
 
 from .data import batches_of
-from .ranges import tapped_session
+from .ranges import session_of, tapped_session
 
 if TYPE_CHECKING:
     import onnx
@@ -74,10 +74,7 @@ def compare(
     Raises:
         UserError: No images.
     """
-    import onnxruntime
-
-    plain = onnxruntime.InferenceSession(proto.SerializeToString(), providers=['CPUExecutionProvider'])
-    sessions = plain, tapped_session(quantized, [])
+    sessions = session_of(proto, optimised=True), session_of(quantized, optimised=False)
     images = float_correct = int8_correct = agree = 0
     labelled = True
     for x, labels in batches_of(source, input_size):

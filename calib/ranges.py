@@ -24,7 +24,7 @@ from .data import batches_of
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['METHODS', 'Ranges', 'check_ranges', 'collect_ranges', 'method_of', 'tapped_session']
+__all__ = ['METHODS', 'Ranges', 'check_ranges', 'collect_ranges', 'method_of', 'session_of', 'tapped_session']
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -140,16 +140,24 @@ def _activations(
 def tapped_session(proto: 'onnx.ModelProto', tensors: Iterable[str]) -> Any:
     """A session that also gives these tensors, each node computed as it is written: no optimisation of the graph."""
     import onnx
-    import onnxruntime
 
     tapped = onnx.ModelProto()
     tapped.CopyFrom(proto)
     outputs = {value.name for value in proto.graph.output}
     tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs)
+    return session_of(tapped, optimised=False)
+
+
+def session_of(proto: 'onnx.ModelProto', optimised: bool) -> Any:
+    """A session of ONNX Runtime whose threads do not wait in a loop: they would take the cores of the one beside it."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(tapped.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 
 def _of_library(collector: Any, symmetric: bool) -> Ranges:
