@@ -1,12 +1,11 @@
 """The CPU kernels against the oracle: every instruction set and algorithm, poisoned outputs, guarded inputs."""
 
-import threading
-
 import numpy as np
 import pytest
 from guarded_memory import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from many_callers import differing_calls
 
 from inference.errors import UserError
 from inference.kernels import cpu
@@ -130,21 +129,7 @@ def test_threads_and_callers_at_once_give_the_same_bits(isa):
         pads=(1, 1, 1, 1), isa=isa,
     )  # fmt: skip
     inputs = [random.standard_normal((1, size, size, 64), np.float32) for size in (7, 12, 20, 31)]
-    fresh = [layer(x) for x in inputs]
-    wrong = []
-
-    def run(i):
-        for turn in range(20):
-            k = (i + turn) % len(inputs)
-            if not np.array_equal(layer(inputs[k], threads=1 + turn % 3), fresh[k]):
-                wrong.append((i, turn))
-
-    callers = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert not wrong
+    assert not differing_calls(layer, inputs)
 
 
 def test_an_empty_batch_is_empty():

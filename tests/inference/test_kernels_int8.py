@@ -1,12 +1,11 @@
 """The quantised CPU kernels against the oracle, bit for bit: every instruction set, extreme values, guarded inputs."""
 
-import threading
-
 import numpy as np
 import pytest
 from guarded_memory import guarded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from many_callers import differing_calls
 
 from inference.kernels import cpu
 from inference.kernels.reference_int8 import conv2d
@@ -134,21 +133,7 @@ def test_threads_and_callers_at_once_give_the_same_bytes(isa):
         np.full(64, 1e-3, np.float32), part=4, pads=(1, 1, 1, 1), x_zero_point=5, y_scale=0.1, isa=isa,
     )  # fmt: skip
     inputs = [random.integers(0, 256, (1, size, size, 64), np.uint8) for size in (7, 12, 20, 31)]
-    fresh = [layer(x) for x in inputs]
-    wrong = []
-
-    def run(i):
-        for turn in range(20):
-            k = (i + turn) % len(inputs)
-            if not np.array_equal(layer(inputs[k], threads=1 + turn % 3), fresh[k]):
-                wrong.append((i, turn))
-
-    callers = [threading.Thread(target=run, args=(i,)) for i in range(4)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert not wrong
+    assert not differing_calls(layer, inputs)
 
 
 def test_ties_go_to_the_even_number():

@@ -78,6 +78,13 @@ def _checked(function: Any, *arguments: Any) -> None:
         raise ValueError(error.value.decode())
 
 
+def _shape(*numbers: int) -> ctypes.Array:
+    """A LayerShape of layer.h; raises ValueError for what does not fit into it."""
+    if len(numbers) != 13 or not all(-(2**31) <= number < 2**31 for number in numbers):
+        raise ValueError(f'{numbers} must be 13 numbers of 32 bits')
+    return (ctypes.c_int32 * 13)(*numbers)
+
+
 class Layer:
     """A convolution ready to run: HetConv2d with `w`, one in `part` groups without.
 
@@ -124,13 +131,10 @@ class Layer:
         for name, array, shape in (('w', w, (n, m)), ('bias', bias, (n,))):
             if array is not None and array.shape != shape:
                 raise ValueError(f'{name} of shape {array.shape} must be {shape}')
-        numbers = (m, n, part, *kernel, *stride, *dilation, *pads)
-        if len(numbers) != 13 or not all(-(2**31) <= number < 2**31 for number in numbers):
-            raise ValueError(f'{numbers} must be 13 numbers of 32 bits')
         self._layer = ctypes.c_void_p()
         _checked(
             _functions().hetconv_create,
-            (ctypes.c_int32 * 13)(*numbers),
+            _shape(m, n, part, *kernel, *stride, *dilation, *pads),
             *map(_pointer, self._weights),
             ctypes.c_float(low),
             ctypes.c_float(high),

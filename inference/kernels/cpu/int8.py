@@ -3,7 +3,7 @@
 import ctypes
 from typing import Any
 
-from . import _checked, _functions, _pointer
+from . import _checked, _functions, _pointer, _shape
 
 __all__ = ['Int8Layer', 'int8_instruction_sets']
 
@@ -73,15 +73,12 @@ class Int8Layer:
             arrays.append(None if array is None else np.ascontiguousarray(array))
         if scale is None:
             raise ValueError('scale is missing')
-        numbers = (m, n, part, *kernel, *stride, *dilation, *pads)
-        if len(numbers) != 13 or not all(-(2**31) <= number < 2**31 for number in numbers):
-            raise ValueError(f'{numbers} must be 13 numbers of 32 bits')
         floats = (low, high, y_scale or 0, z_scale or 0)
         ints = (x_zero_point, y_scale is None, y_zero_point, z_scale is None, z_zero_point)
         self._layer = ctypes.c_void_p()
         _checked(
             _functions().hetconv_int8_create,
-            (ctypes.c_int32 * 13)(*numbers),
+            _shape(m, n, part, *kernel, *stride, *dilation, *pads),
             *map(_pointer, arrays),
             (ctypes.c_float * 4)(*floats),
             (ctypes.c_int32 * 5)(*ints),
