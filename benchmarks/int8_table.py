@@ -8,10 +8,13 @@ from pathlib import Path
 
 from readme_table import BEGIN, END, embed
 
+from inference.rows import Run
+from inference.summary import ms_text, times_text
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / 'docs' / 'int8.md'
 ACCURACY = ROOT / 'benchmarks' / 'results' / 'int8_accuracy.json'
-SPEED = ROOT / 'benchmarks' / 'results' / 'kernels_int8.json'
+SPEED = ROOT / 'benchmarks' / 'results' / 'int8.json'
 
 __all__ = ['BEGIN', 'END', 'PAGE', 'table']
 
@@ -42,26 +45,33 @@ def table() -> str:
 
 
 def _speed() -> list[str]:
-    """Lines: ResNet-34, an engine a line, P across."""
-    content = json.loads(SPEED.read_text())
-    rows = [row for row in content['networks'] if row['threads'] == 1]
-    parts = sorted({row['part'] for row in rows})
+    """Lines: a network's engines, a line each, P across; for each number of threads."""
+    run = Run.load(SPEED)
+    rows = {(row.threads, row.precision, row.engine, row.model): row for row in run.rows}
+    models = sorted({row.model for row in run.rows}, key=lambda model: int(model.rpartition('_p')[2]))
     lines = [
-        'ResNet-34 at 224×224, batch 1, one thread: milliseconds, and × over the fastest dense INT8 of another engine.',
+        'ResNet-34 at 224×224, batch 1: milliseconds, and × over the fastest dense network in INT8 of another engine.',
         '',
-        f'| engine | {" | ".join(f"P = {part}" for part in parts)} |',
-        '|---|' + '---|' * len(parts),
+        f'| threads | engine | {" | ".join("P = " + model.rpartition("_p")[2] for model in models)} |',
+        '|---|---|' + '---|' * len(models),
     ]
-    for engine in dict.fromkeys(row['engine'] for row in rows):
-        cells = {row['part']: row for row in rows if row['engine'] == engine}
-        texts = (f'{cells[part]["ms"]:.1f}, {cells[part]["over_dense_int8"]:.2f}×' for part in parts)
-        lines.append(f'| {engine} | {" | ".join(texts)} |')
+    for threads, precision, engine in dict.fromkeys(key[:3] for key in rows):
+        if precision == 'fp32' and engine != 'ort-cpu':
+            continue
+        dense = min(
+            row.ms_median for row in run.rows if not row.own and row.theory_flops == 1
+            and (row.threads, row.precision) == (threads, 'int8')
+        )  # fmt: skip
+        cells = [rows[threads, precision, engine, model].ms_median for model in models]
+        texts = (f'{ms_text(ms)}, {times_text(dense / ms)}' for ms in cells)
+        lines.append(f'| {threads} | {engine} {precision} | {" | ".join(texts)} |')
     lines += [
         '',
-        'ONNX Runtime takes Q/DQ placed so mostly in float32 (see above). '
-        f'Medians of interleaved rounds; {content["environment"]["cpu"]}. Rows: '
-        '[benchmarks/results/kernels_int8.json](../benchmarks/results/kernels_int8.json), by '
-        '`python benchmarks/kernels_int8.py`; [kernels.md](kernels.md#int8) says what bounds them.',
+        'ONNX Runtime has Q/DQ here where its own tool places them. '
+        f'{run.settings["rounds"]} interleaved rounds, medians; {run.environment["cpu"]}, onnxruntime '
+        f'{run.environment["onnxruntime"]}, openvino {run.environment["openvino"]}, {run.created[:10]}. Rows: '
+        '[benchmarks/results/int8.json](../benchmarks/results/int8.json), by `python benchmarks/cpu.py --int8`; '
+        '[kernels.md](kernels.md#int8) says what bounds them.',
     ]
     return lines
 

@@ -20,7 +20,7 @@ from .environment import describe_environment
 from .errors import UserError
 from .ratios import fill_ratios
 from .rows import LayerRow, Measurement, Row, Run
-from .subjects import Subject, layer_subjects, model_subjects
+from .subjects import Quantise, Subject, layer_subjects, model_subjects
 from .summary import setting_text
 from .worker_process import WorkerError, WorkerProcess, available_cores
 
@@ -59,7 +59,7 @@ class Settings:
         engines: Engine names, all of a CPU or all of a GPU.
         threads: Thread counts of a CPU; (0,) of a GPU, whose processes have all cores.
         batches: Samples an inference.
-        precisions: 'fp32', on a GPU 'fp16' and 'bf16' too.
+        precisions: 'fp32'; on a CPU 'int8', on a GPU 'fp16' and 'bf16' too.
         rounds: Turns of every row.
         turn_ms: Length of a turn, as a whole number of inferences, at least one.
         seed: Of weights, inputs and the order of turns.
@@ -132,6 +132,7 @@ def bench(
     checkpoint: Path | None = None,
     progress: Progress = lambda what, done, total: None,
     save: Callable[[Run], None] = lambda run: None,
+    quantise: Quantise | None = None,
 ) -> Run:
     """Measure models, and the dense twin of each, on engines.
 
@@ -142,14 +143,18 @@ def bench(
         checkpoint: Weights for the one model given, instead of random ones.
         progress: Called before each step.
         save: Called with the run so far after every group, and at the end.
+        quantise: Makes the INT8 networks; needed where 'int8' is one of the precisions.
 
     Returns:
         The run; after Ctrl-C what was measured until then, with `settings['complete']` False.
 
     Raises:
         UserError: An unknown model or engine, or a setting that cannot be measured.
+        ValueError: INT8 without `quantise`.
     """
     settings.check()
+    if 'int8' in settings.precisions and quantise is None:
+        raise ValueError('INT8 needs `quantise`')
     watch = None
     if settings.device == 'cuda':
         from .gpu_figures import GpuWatch
@@ -168,7 +173,8 @@ def bench(
         try:
             for i, (group, condition) in enumerate(work):
                 stage = _Stage(progress, i, len(work))
-                _measure_group(run, group, condition, settings, Path(folder), stage, watch)
+                chosen = quantise if condition.precision == 'int8' else None
+                _measure_group(run, group, condition, settings, Path(folder), stage, watch, chosen)
                 save(run)
             run.settings['complete'] = True
         except KeyboardInterrupt:
@@ -202,12 +208,13 @@ def _measure_group(
     folder: Path,
     stage: _Stage,
     watch: 'GpuWatch | None',
+    quantise: Quantise | None,
 ) -> None:
     slots = [_Slot(_empty_row(subject, engine, condition), subject) for subject in group for engine in settings.engines]
     try:
         for i, slot in enumerate(slots):
             stage(f'loading {slot.subject.title} on {slot.row.engine}, {condition}', 0.4 * i / len(slots))
-            _activate(slot, condition, settings, folder)
+            _activate(slot, condition, settings, folder, quantise)
         _take_turns([slot for slot in slots if slot.worker], condition, settings, stage, watch)
     finally:
         for slot in slots:
@@ -220,18 +227,19 @@ def _empty_row(subject: Subject, engine_name: str, condition: Condition) -> Meas
     engine = load_engine(engine_name)
     common: dict[str, Any] = dict(
         model=subject.name, engine=engine_name, lowering=engine.lowering, **vars(condition), device=engine.device,
-        macs=subject.macs, params=subject.params, winograd=engine.winograd, own=engine.own,
+        macs=subject.macs, params=subject.params, own=engine.own,
+        winograd=engine.winograd and condition.precision != 'int8',  # its transforms leave eight bits
     )  # fmt: skip
     if subject.layer is None:
         return Row(**common)
     return LayerRow(**common, layer=subject.layer.name, count=subject.layer.count, shape=_plain(subject.layer.shape))
 
 
-def _activate(slot: _Slot, condition: Condition, settings: Settings, folder: Path) -> None:
+def _activate(slot: _Slot, condition: Condition, settings: Settings, folder: Path, quantise: Quantise | None) -> None:
     """Load, compare with PyTorch, and find out how many inferences make a turn."""
     files: ModelFiles
     try:
-        files, samples = slot.subject.write(folder, condition.batch, settings.seed)
+        files, samples = slot.subject.write(folder, condition.batch, settings.seed, quantise)
     except Exception as error:  # whatever the exporter says of a model that it cannot export: the others go on
         message = str(error).strip().splitlines() or ['']
         slot.row.status, slot.row.error = 'failed', f'{type(error).__name__}: {message[0]}'[:500]

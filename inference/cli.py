@@ -144,7 +144,7 @@ def bench(
     models: Annotated[list[str], typer.Argument(help='Model names; dense twins are added.', show_default=False)],
     engine: Annotated[
         Optional[list[str]],
-        typer.Option(help='Engine, repeatable. Default: all that are installed.', show_default=False),
+        typer.Option(help='Engine, repeatable. Default: all that are here and have the precision.', show_default=False),
     ] = None,
     threads: Annotated[
         Optional[list[int]], typer.Option(help='Threads, repeatable. Default: 1.', show_default=False)
@@ -154,7 +154,7 @@ def bench(
     ] = None,
     precision: Annotated[
         Optional[list[str]],
-        typer.Option(help='fp32, on a GPU fp16 or bf16 too; repeatable. Default: fp32.', show_default=False),
+        typer.Option(help='fp32; on a CPU int8, on a GPU fp16, bf16; repeatable. Default: fp32.', show_default=False),
     ] = None,
     device: Annotated[str, typer.Option(help="Whose engines: 'cpu', or 'cuda' for an NVIDIA GPU.")] = 'cpu',
     rounds: Annotated[int, typer.Option(help='Turns of every row; more is slower and steadier.')] = 10,
@@ -166,6 +166,8 @@ def bench(
     ] = None,
 ) -> None:
     """Measure models on engines, beside what their FLOPs promise. Ctrl-C keeps what is done."""
+    from calib.for_bench import quantise_for_bench
+
     from .bench import Settings
     from .bench import bench as run_bench
     from .engines import installed_engines
@@ -186,7 +188,7 @@ def bench(
             run.save(json)
 
     settings = Settings(
-        engines=tuple(dict.fromkeys(engine or installed_engines(device))),
+        engines=tuple(dict.fromkeys(engine or installed_engines(device, precision or ()) or installed_engines(device))),
         threads=tuple(dict.fromkeys(threads or [0 if device == 'cuda' else 1])),
         batches=tuple(dict.fromkeys(batch or [1])),
         precisions=tuple(dict.fromkeys(precision or ['fp32'])),
@@ -201,6 +203,7 @@ def bench(
             checkpoint,
             progress,
             save=save,
+            quantise=quantise_for_bench,
         )
     show_run(run)
     if report and run.measured:

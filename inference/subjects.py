@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +13,23 @@ from .errors import UserError
 from .models import check_model_name, create_model, dense_twin
 
 if TYPE_CHECKING:
+    import numpy as np
+    import onnx
     from torch import nn
 
     from timm_hetconv import LayerCost
 
-__all__ = ['LayerOf', 'Subject', 'layer_subjects', 'model_subjects']
+__all__ = ['LayerOf', 'Quantise', 'Subject', 'layer_subjects', 'model_subjects']
 
 
 # What stands in a convolution's place, in the paper's words.
 _KINDS = {'HetConv2d': 'HetConv', 'GWCPWC2d': 'GWC+PWC', 'DWCPWC2d': 'DWC+PWC', 'PC2d': 'PC'}
 
 MAX_IMAGES = 8  # different ones in a batch
+
+# An exported network, its portable form and images (B, C, H, W) into both in INT8: the first with HetConv2d as one
+# unit, the second as onnxruntime.quantization does it by itself.
+Quantise = Callable[['onnx.ModelProto', 'onnx.ModelProto', 'np.ndarray'], 'tuple[onnx.ModelProto, onnx.ModelProto]']
 
 
 @dataclass(frozen=True)
@@ -65,17 +72,24 @@ class Subject:
 
     _written: dict[Any, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path, batch: int, seed: int) -> tuple[ModelFiles, Path]:
-        """Write the model in every form, and a batch with PyTorch's output for it; once a folder and batch.
+    def write(self, folder: Path, batch: int, seed: int, quantise: Quantise | None = None) -> tuple[ModelFiles, Path]:
+        """Write the model in every form, and a batch with PyTorch's output for it; once a folder, batch and precision.
+
+        Args:
+            folder: For the files.
+            batch: Samples.
+            seed: Of the samples.
+            quantise: For the forms in INT8, or None for those in float.
 
         Returns:
             The model files, and the path of an .npz with `x` (batch, C, H, W) and `y`.
         """
-        if (folder, batch) not in self._written:
-            self._written[folder, batch] = self._write(folder, batch, seed)
-        return self._written[folder, batch]
+        key = folder, batch, quantise
+        if key not in self._written:
+            self._written[key] = self._write(folder, batch, seed, quantise)
+        return self._written[key]
 
-    def _write(self, folder: Path, batch: int, seed: int) -> tuple[ModelFiles, Path]:
+    def _write(self, folder: Path, batch: int, seed: int, quantise: Quantise | None) -> tuple[ModelFiles, Path]:
         import numpy as np
         import torch
 
@@ -88,16 +102,25 @@ class Subject:
             torch.save(self.model, module)
             self._written[folder] = export_model(self.model, self.input_size)
             save_model(self._written[folder], onnx)
-        portable, samples = folder / f'{stem}-{batch}.portable.onnx', folder / f'{stem}-{batch}.npz'
-        save_model(fix_batch(to_portable(self._written[folder]), batch), portable)
+        proto = self._written[folder]
         # Few different images, in any order: PyTorch's part is done on the CPU.
         generator = torch.Generator().manual_seed(seed)
         images = torch.randn(min(batch, MAX_IMAGES), *self.input_size, generator=generator)
         order = torch.randperm(batch, generator=generator) % len(images)
         with torch.inference_mode():
             outputs = self.model(images)
+        samples = folder / f'{stem}-{batch}.npz'
         np.savez(samples, x=images[order].numpy(), y=outputs[order].numpy())
-        return ModelFiles(module, onnx, portable), samples
+        peers = None
+        if quantise:
+            stem += '.int8'
+            onnx, peers = folder / f'{stem}-{batch}.onnx', folder / f'{stem}-{batch}.peers.onnx'
+            proto, other = quantise(proto, fix_batch(to_portable(proto), len(images)), images.numpy())
+            save_model(proto, onnx)
+            save_model(fix_batch(other, batch), peers)
+        portable = folder / f'{stem}-{batch}.portable.onnx'
+        save_model(fix_batch(to_portable(proto), batch), portable)
+        return ModelFiles(module, onnx, portable, peers), samples
 
 
 def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[list[Subject]]:

@@ -21,7 +21,13 @@ from typing import Any
 
 # Above this a row is wrong and is not timed: far above rounding (and in fp32 Winograd's error; a GPU multiplies it in
 # TF32, whose fraction is that of fp16), far below a wrong weight.
-MAX_RELATIVE_ERROR = {('cpu', 'fp32'): 1e-3, ('cuda', 'fp32'): 1e-2, ('cuda', 'fp16'): 5e-3, ('cuda', 'bf16'): 3e-2}
+MAX_RELATIVE_ERROR = {
+    ('cpu', 'fp32'): 1e-3,
+    ('cpu', 'int8'): 1e-1,
+    ('cuda', 'fp32'): 1e-2,
+    ('cuda', 'fp16'): 5e-3,
+    ('cuda', 'bf16'): 3e-2,
+}
 GPU_WARM_UP_S = 0.1
 
 

@@ -126,7 +126,7 @@ class WorkerProcess:
         Raises:
             WorkerError: The engine cannot load or run the model, or its result is wrong.
         """
-        paths = {key: str(value) for key, value in vars(files).items()}
+        paths = {key: str(value) for key, value in vars(files).items() if value is not None}
         request = dict(engine=engine, files=paths, samples=str(samples), **vars(condition))
         return self._ask({'activate': request})['max_error']
 

@@ -1,6 +1,7 @@
 """Engines behind one small interface, one file each; looked up by name, imported only when used."""
 
 import importlib
+from collections.abc import Iterable
 
 from ..errors import UserError, unknown
 from .base import Engine, ModelFiles
@@ -47,14 +48,14 @@ def load_engine(name: str) -> type[Engine]:
     return engine
 
 
-def installed_engines(device: str = 'cpu') -> list[str]:
-    """Names of a device's engines whose packages are installed."""
+def installed_engines(device: str = 'cpu', precisions: Iterable[str] = ()) -> list[str]:
+    """Names of a device's engines whose packages are installed, and which compute in all of some precisions."""
     names = []
     for name in ENGINES:
         try:
             engine = load_engine(name)
         except UserError:
             continue
-        if engine.device == device:
+        if engine.device == device and set(precisions) <= set(engine.precisions):
             names.append(name)
     return names

@@ -8,9 +8,13 @@ __all__ = ['OnnxRuntimeCpu']
 
 
 class OnnxRuntimeCpu(Engine):
-    """ONNX Runtime on the CPU with all graph optimisations; it inlines the HetConv2d function itself."""
+    """ONNX Runtime on the CPU with all graph optimisations; it inlines the HetConv2d function itself.
+
+    In INT8 it gets a graph with Q/DQ where its own tool places them: Q/DQ around a HetConv2d it computes in float.
+    """
 
     name = 'onnxruntime'
+    precisions = ('fp32', 'int8')
     lowering = 'portable'
     packages = ('onnxruntime',)
     distributions = ('onnxruntime', 'onnxruntime-gpu')
@@ -22,7 +26,8 @@ class OnnxRuntimeCpu(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(self.files.onnx), options, providers=['CPUExecutionProvider'])
+        path = self.files.peers if self.precision == 'int8' else self.files.onnx
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         self._input = self._session.get_inputs()[0].name
 
     def infer(self, x: np.ndarray) -> np.ndarray:

@@ -8,9 +8,11 @@ __all__ = ['OpenVinoCpu']
 
 
 class OpenVinoCpu(Engine):
-    """OpenVINO on the CPU, tuned for latency, held to fp32 (on newer CPUs its default would be bf16)."""
+    """OpenVINO on the CPU, tuned for latency, held to fp32 (on newer CPUs its default would be bf16) where a graph is
+    not in INT8."""
 
     name = 'openvino'
+    precisions = ('fp32', 'int8')
     lowering = 'portable'
     packages = ('openvino',)
     distributions = ('openvino',)

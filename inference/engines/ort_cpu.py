@@ -44,6 +44,7 @@ class OrtCpu(Engine):
     """The whole network in NHWC on the kernels of `inference/kernels/cpu`, in ONNX Runtime."""
 
     name = 'ort-cpu'
+    precisions = ('fp32', 'int8')
     lowering = 'plugin'
     winograd = True
     own = True

@@ -16,6 +16,7 @@ from torch import nn
 
 import inference.bench
 import timm_hetconv
+from calib.for_bench import quantise_for_bench
 from inference.bench import Condition, Settings, bench
 from inference.engines import ModelFiles
 from inference.errors import UserError
@@ -87,6 +88,24 @@ def test_layers_are_compared_with_what_the_dense_twin_has_in_their_place():
         assert [layer_text(r).split(', ')[-1] for r in (dense[layer], row, dwc[layer])] == ['P=1', 'P=4', 'DWC+PWC']
 
 
+def test_int8_is_a_comparison_of_its_own():
+    """The engines get networks in INT8, whose results are further from PyTorch's than any in fp32."""
+    settings = Settings(engines=('onnxruntime',), precisions=('fp32', 'int8'), rounds=1, turn_ms=1)
+    rows = bench([MODEL], settings, quantise=quantise_for_bench).rows
+    assert [(row.precision, row.model == MODEL) for row in rows] == [
+        ('fp32', False), ('fp32', True), ('int8', False), ('int8', True)
+    ]  # fmt: skip
+    assert [row.status for row in rows] == ['ok'] * 4
+    errors = [row.max_error for row in rows]
+    assert max(errors[:2]) < 1e-5 < 1e-3 < min(errors[2:])
+    assert [row.measured_speedup for row in rows if row.model != MODEL] == [1, 1]
+
+
+def test_int8_without_a_way_to_it_is_refused():
+    with pytest.raises(ValueError, match='quantise'):
+        bench([MODEL], Settings(engines=('onnxruntime',), precisions=('int8',)))
+
+
 def test_a_run_survives_the_disk(run, tmp_path):
     run.save(tmp_path / 'run.json')
     assert Run.load(tmp_path / 'run.json') == run
@@ -117,8 +136,8 @@ def test_a_wrong_result_is_never_timed(monkeypatch):
     """The reference is spoiled for one model: its rows fail, the others are measured, and it is no baseline."""
     write = inference.bench.Subject.write
 
-    def spoiled(self, folder, batch, seed):
-        files, samples = write(self, folder, batch, seed)
+    def spoiled(self, *args):
+        files, samples = write(self, *args)
         if self.dense:
             data = dict(np.load(samples))
             np.savez(samples, x=data['x'], y=data['y'] * 1.01)
@@ -137,10 +156,10 @@ def test_a_wrong_result_is_never_timed(monkeypatch):
 def test_a_model_that_cannot_be_exported_fails_alone(monkeypatch):
     write = inference.bench.Subject.write
 
-    def refuses(self, folder, batch, seed):
+    def refuses(self, *args):
         if not self.dense:
             raise RuntimeError('no ONNX for [this]\nand a long story')
-        return write(self, folder, batch, seed)
+        return write(self, *args)
 
     monkeypatch.setattr(inference.bench.Subject, 'write', refuses)
     dense, p4 = bench([MODEL], Settings(engines=('torch',), rounds=1, turn_ms=1)).rows

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from calib.for_bench import quantise_for_bench
 from inference.engines import ENGINES, Engine, ModelFiles, installed_engines, load_engine
 from inference.engines.torch_eager import TorchEager
 from inference.errors import UserError
 from inference.export import save_model
 from inference.lowering.portable import fix_batch, to_portable
+from inference.subjects import model_subjects
 
 ON_A_GPU = [name for name, (module, _) in ENGINES.items() if module.endswith('_gpu')]  # tests/gpu
 MODELS = ['hetconv_resnet20_cifar_p4', 'hetconv_vgg16_cifar_gwc4_se', 'hetconv_mobilenet_cifar_p32']
@@ -70,6 +72,20 @@ def _check(engine, written, model_name, batch=3):
         active.deactivate()
 
 
+@pytest.mark.parametrize('name', ['ort-cpu', 'onnxruntime', 'openvino'])
+def test_result_in_int8(name, tmp_path):
+    """Close to the float network, and not it: the engine got, and ran, the one in INT8."""
+    engine = _load(name)
+    ((_, p4),) = model_subjects([MODELS[0]])
+    files, samples = p4.write(tmp_path, 3, 0, quantise_for_bench)
+    data = np.load(samples)
+    active = engine(files, threads=1, batch=3, precision='int8')
+    active.activate()
+    error = np.abs(active.infer(data['x']) - data['y']).max() / np.abs(data['y']).max()
+    active.deactivate()
+    assert 1e-3 < error < 5e-2
+
+
 @pytest.mark.parametrize('name', ENGINES)
 def test_every_engine_says_what_it_is(name):
     engine = _class(name)
@@ -91,7 +107,7 @@ def test_device_and_precisions(name):
     engine = _class(name)
     assert (engine.device == 'cuda') == (name in ON_A_GPU)
     assert engine.precisions[0] == 'fp32'
-    assert set(engine.precisions) <= {'fp32', 'fp16', 'bf16'}
+    assert set(engine.precisions) <= {'fp32', 'int8', 'fp16', 'bf16'}
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
@@ -148,6 +164,12 @@ def test_tensorrt_builds_for_its_batch_and_runs_that(written, monkeypatch, name,
 def test_unknown_engine():
     with pytest.raises(UserError, match=r'unknown engine .tflite.; there are torch,'):
         load_engine('tflite')
+
+
+def test_engines_that_have_the_precisions():
+    assert 'torch' in installed_engines()
+    assert 'torch' not in installed_engines('cpu', ['fp32', 'int8'])
+    assert 'onnxruntime' in installed_engines('cpu', ['fp32', 'int8'])
 
 
 def test_engine_whose_package_is_missing(monkeypatch):
