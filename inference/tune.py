@@ -48,7 +48,7 @@ def tune(
     convolutions = {
         node.name: node
         for node in lowered.graph.node
-        if node.domain == NHWC_DOMAIN and node.op_type in ('HetConv2d', 'Conv')
+        if node.domain == NHWC_DOMAIN and node.op_type in ('HetConv2d', 'Conv', 'FloatConv')
     }
     for node in convolutions.values():
         _set(node, 0)

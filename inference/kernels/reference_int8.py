@@ -43,9 +43,9 @@ def conv2d(
     """
     sums = reference.conv2d(x.astype(np.int64) - x_zero_point, w_kxk, w, **shape)
     steps = 1.0 if y_scale is None else 1 / np.float64(np.float32(y_scale))
-    real = sums.astype(np.int32).astype(np.float32) * (scale * steps).astype(np.float32)
+    real = sums.astype(np.int32).astype(np.float32) * (scale.astype(np.float64) * steps).astype(np.float32)
     if bias is not None:
-        real += (bias * steps).astype(np.float32)
+        real += (bias.astype(np.float64) * steps).astype(np.float32)
     if residual is not None:
         z_steps = 1.0 if z_scale is None else np.float64(np.float32(z_scale))
         real += (residual.astype(np.float32) - np.float32(z_zero_point)) * np.float32(z_steps * steps)

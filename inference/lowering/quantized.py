@@ -16,13 +16,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ..hetconv_op import DOMAIN as EXPORT_DOMAIN
-from .scaled import Scaled, activation_of, bias_of, describe, floats_of, is_activation, scaled_of, sums_fit, weight_of
+from .scaled import Scaled, activation_of, bias_of, describe, fits, floats_of, is_activation, scaled_of, weight_of
 from .walk import array_of, ints, rank
 
 __all__ = ['DOMAIN', 'fuse_quantized', 'is_quantized']
 
 DOMAIN = 'hetconv.int8'  # of the operators between this pass and `nhwc.py`
-_TO_IMAGE, _FROM_IMAGE = np.array([0, -1, 1, 1], np.int64), np.array([0, -1], np.int64)
 
 
 def is_quantized(nodes: Iterable[Any]) -> bool:
@@ -143,7 +142,7 @@ def _bounds(node: Any) -> dict[str, float] | None:
         return None
     if node.op_type == 'Relu':
         return {'min': 0.0}
-    if node.op_type != 'Clip':
+    if node.op_type != 'Clip' or {'min', 'max'} & set(node.attributes):  # bounds as attributes: before opset 11
         return None
     bounds = {}
     for name, value in zip(('min', 'max'), node.inputs[1:]):
@@ -196,7 +195,7 @@ def _hetconv(graph: ir.Graph, node: Any) -> None:
     if x is None or w is None or w_kxk is None or not np.array_equal(w.scale, w_kxk.scale):
         return
     bias = bias_of(node.inputs[3] if len(node.inputs) > 3 else None, len(w.scale))
-    if bias is None or not sums_fit([w, w_kxk]):
+    if bias is None or not fits(x, [w, w_kxk]):
         return
     attributes: dict[str, Any] = {
         name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')
@@ -213,7 +212,7 @@ def _conv(graph: ir.Graph, node: Any) -> None:
     bias = bias_of(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
     if bias is None or node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
         return
-    if not sums_fit([w]):
+    if not fits(x, [w]):
         return
     chain = _follow(node.outputs[0])
     out = _emit(
@@ -236,18 +235,25 @@ def _gemm(graph: ir.Graph, node: Any) -> None:
     if node.attributes.get_float('alpha', 1.0) != 1 or node.attributes.get_float('beta', 1.0) != 1:
         return
     bias = bias_of(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
-    if bias is None or not sums_fit([w]):
+    if bias is None or not fits(x, [w]):
         return
     chain = _follow(y)
-    last = chain.value.producer()
-    image = _insert(graph, last, 'Reshape', [x.value, _constant(graph, _TO_IMAGE, f'{y.name}.image')], x.value, '')
+    last, (n, m) = chain.value.producer(), np.asarray(array_of(w.value)).shape
+    image = _insert(
+        graph,
+        last,
+        'Reshape',
+        [x.value, _constant(graph, np.array([0, m, 1, 1], np.int64), f'{y.name}.image')],
+        x.value,
+        '',
+    )
     image.shape = ir.Shape([*x.value.shape, 1, 1])
     filters = _constant(graph, np.asarray(array_of(w.value))[:, :, None, None], f'{y.name}.weight')
     x, w = Scaled(image, x.scale, x.zero_point), Scaled(filters, w.scale, w.zero_point)
     ones: dict[str, Any] = dict(kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, dilations=[1, 1], group=1)
     pixels = _emit(graph, 'QConv', x, [w], bias, chain, **ones)
     pixels.shape = ir.Shape([*(chain.value.shape or []), 1, 1])
-    shape = _constant(graph, _FROM_IMAGE, f'{y.name}.flat')
+    shape = _constant(graph, np.array([0, n], np.int64), f'{y.name}.flat')
     _replace(graph, chain.value, _insert(graph, last, 'Reshape', [pixels, shape], chain.value, ''))
 
 

@@ -13,10 +13,10 @@ __all__ = [
     'activation_of',
     'bias_of',
     'describe',
+    'fits',
     'floats_of',
     'is_activation',
     'scaled_of',
-    'sums_fit',
     'weight_of',
 ]
 
@@ -29,8 +29,10 @@ def describe(graph: ir.Graph) -> None:
         x, y = node.inputs[0], node.outputs[0]
         if y.dtype is None:
             zero_point: Any = node.inputs[2] if len(node.inputs) > 2 else None
-            quantized = ir.DataType.UINT8 if zero_point is None else zero_point.dtype
-            y.dtype = quantized if node.op_type == 'QuantizeLinear' else ir.DataType.FLOAT
+            asked = ir.DataType(node.attributes.get_int('output_dtype', 0) or ir.DataType.UINT8)
+            quantized = asked if zero_point is None else zero_point.dtype
+            scale: Any = node.inputs[1]
+            y.dtype = quantized if node.op_type == 'QuantizeLinear' else scale.dtype
         if y.shape is None:
             y.shape = x.shape
 
@@ -95,13 +97,14 @@ def weight_of(value: ir.Value | None) -> Scaled | None:
 
 
 def bias_of(value: ir.Value | None, channels: int) -> np.ndarray | None:
-    """A constant bias as floats, zeros where there is none; None where it is not constant."""
+    """A constant bias as floats, zeros where there is none; None where it is not constant, or not finite."""
     if value is None:
         return np.zeros(channels, np.float32)
     bias = array_of(value)
     if bias is None and (scaled := _dequantized(value)) is not None:
         bias = floats_of(scaled, 0)
-    return None if bias is None or bias.shape != (channels,) else bias.astype(np.float32)
+    usable = bias is not None and bias.shape == (channels,) and np.isfinite(bias).all()
+    return bias.astype(np.float32) if usable else None
 
 
 def floats_of(scaled: Scaled, axis: int) -> np.ndarray | None:
@@ -111,11 +114,13 @@ def floats_of(scaled: Scaled, axis: int) -> np.ndarray | None:
         return None
     along = [-1 if i == axis else 1 for i in range(array.ndim)]
     scale, zero_point = (part.reshape(along) if part.ndim else part for part in (scaled.scale, scaled.zero_point))
-    return (array.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+    return (array.astype(np.float64) - zero_point.astype(np.float64)).astype(np.float32) * scale  # float8 too
 
 
-def sums_fit(weights: list[Scaled]) -> bool:
-    """Whether the sums of products with bytes fit 32 bits, which is what the kernels have."""
+def fits(x: Scaled, weights: list[Scaled]) -> bool:
+    """Whether the kernels can: sums of products with bytes within 32 bits, and scales of these within float32."""
+    if not (np.float64(x.scale) * weights[0].scale <= np.finfo(np.float32).max).all():
+        return False
     arrays = [array_of(weight.value) for weight in weights]
     sums = sum(np.abs(a.astype(np.int64)).reshape(len(a), -1).sum(1) for a in arrays if a is not None)
     return bool(np.max(sums, initial=0) * 255 < 2**31)

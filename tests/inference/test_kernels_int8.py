@@ -162,6 +162,7 @@ SCALE = np.ones(8, np.float32)
         (dict(part=4, w=W1), "'same' padding"),
         (dict(part=4, isa='mmx'), 'unknown instruction set mmx'),
         (dict(part=4, x_zero_point=256), 'x_zero_point must be a byte'),
+        (dict(part=4, x_zero_point=2**32 + 7), 'x_zero_point must be a byte'),
         (dict(part=4, y_scale=1.0, y_zero_point=-1), 'y_zero_point must be a byte'),
         (dict(part=4, z_scale=1.0, z_zero_point=300), 'z_zero_point must be a byte'),
         (dict(part=4, y_scale=-1.0), 'y_scale must be positive'),
@@ -198,3 +199,13 @@ def test_inputs_that_do_not_fit():
         layer(np.ones((1, 9, 9, 8), np.int8))
     with pytest.raises(ValueError, match='residual must be a contiguous uint8 array'):
         layer(np.ones((1, 9, 9, 8), np.uint8), np.ones((1, 7, 7, 8), np.float32))
+
+
+def test_outputs_that_do_not_fit():
+    layer = Int8Layer(W, None, SCALE, part=4, pads=(1, 1, 1, 1), y_scale=1.0, z_scale=1.0)
+    x, z = np.ones((2, 1, 5, 5, 8), np.uint8)
+    for out in (x, z):
+        with pytest.raises(ValueError, match='out must not overlap'):
+            layer(x, z, out=out)
+    with pytest.raises(ValueError, match='out cannot be written to'):
+        layer(x, z, out=np.frombuffer(bytes(x.size), np.uint8).reshape(x.shape))

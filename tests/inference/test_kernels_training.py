@@ -154,5 +154,7 @@ def test_what_it_refuses():
         training.weight_gradient(g._replace(batch=-1), 1, 1, 1, 1)
     with pytest.raises(ValueError, match='too large'):
         training.weight_gradient(g._replace(batch=1 << 60), 1, 1, 1, 1)
+    with pytest.raises(ValueError, match='32 bits'):
+        training.forward(g._replace(stride=(2**32 + 1,) * 2), 1, 1, None, 1, 1)
     with pytest.raises(ValueError, match='unknown instruction set'):
         training.forward(g, 1, 1, None, 1, 1, training.Options(isa='mmx'))

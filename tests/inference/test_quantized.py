@@ -2,8 +2,10 @@
 
 from collections import Counter
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -16,6 +18,8 @@ from inference.export import export_model, save_model
 from inference.kernels import cpu
 from inference.kernels.cpu.int8 import int8_instruction_sets
 from inference.lowering.ort_cpu import to_ort_cpu
+from inference.lowering.quantized import fuse_quantized
+from inference.lowering.scaled import Scaled, floats_of
 from inference.models import create_model
 from timm_hetconv import HetConv2d
 
@@ -274,6 +278,71 @@ def test_the_bias_may_be_quantised():
     wanted = reference(proto, x)
     assert np.abs(run(lowered, x) - wanted).max() < 0.01 * np.abs(wanted).max()
     assert check_layers(proto, lowered, x) == 1
+
+
+def test_a_type_without_a_zero_point_is_read_off_the_node():
+    """Signed inputs, whose node says so and has no zero point: it is 0, and negative numbers are not lost."""
+    torch.manual_seed(0)
+    x = images((8, 9, 7))
+    x = np.concatenate([x, -x])  # the zero point is in the middle
+    graph = quantized(export_model(Net(lambda y, x: y.relu()).eval(), (8, 9, 7)), x, signed=True)
+    entry = next(node for node in graph.graph.node if node.op_type == 'QuantizeLinear')
+    zero_point = next(tensor for tensor in graph.graph.initializer if tensor.name == entry.input[2])
+    zero_point.CopyFrom(numpy_helper.from_array(np.int8(0), zero_point.name))
+    wanted = reference(graph, x)
+    for node in graph.graph.node:
+        if entry.output[0] in (*node.input, *node.output):
+            del node.input[2]
+    entry.attribute.append(helper.make_attribute('output_dtype', onnx.TensorProto.INT8))
+    graph.opset_import[0].version = 21
+    del graph.graph.value_info[:]
+    assert np.abs(run(to_ort_cpu(graph), x) - wanted).max() < 0.01 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize('what', ['bias', 'scale'])
+def test_a_layer_that_the_kernel_would_refuse_stays_in_floats(what):
+    """A bias that is not finite; scales whose product leaves float32."""
+    torch.manual_seed(0)
+    x = images((8, 9, 7))
+    net = Net(lambda y, x: y.relu(), nn.Conv2d(8, 8, 3, padding=1)).eval()
+    if what == 'bias':
+        net.first.bias.data[3] = -torch.inf
+        graph = quantized(export_model(net, (8, 9, 7)), x)
+    else:
+        graph = tampered(quantized(export_model(net, (8, 9, 7)), x), large_scale)
+    lowered = to_ort_cpu(graph)
+    assert operators(lowered)['FloatConv'] == 1
+    assert run(lowered, x).shape == (2, 8, 9, 7)
+
+
+def large_scale(model, node, constants, put):
+    put(node.input[1], np.full_like(constants[node.input[1]], 1e30))
+    put('input.scale', np.float32(1e30))
+
+
+def test_bounds_as_attributes_are_not_lost():
+    """Of a Clip in a file of an opset before 11."""
+    torch.manual_seed(0)
+    x = images((8, 9, 7))
+    graph = quantized(export_model(Net(lambda y, x: y.relu()).eval(), (8, 9, 7)), x)
+    relu = next(node for node in graph.graph.node if node.op_type == 'Relu')
+    relu.op_type = 'Clip'
+    relu.attribute.extend([helper.make_attribute('min', 0.0), helper.make_attribute('max', 1.0)])
+    fused = ir.from_proto(graph)
+    fuse_quantized(fused)
+    assert [node.op_type for node in fused.graph].count('Clip') == 1
+
+
+def test_fractions_of_float8_constants_are_kept():
+    weights = np.array([[0.5, -1.75]], ml_dtypes.float8_e4m3fn)
+    zero = np.zeros((), ml_dtypes.float8_e4m3fn)
+    value = ir.Value(name='w', const_value=ir.tensor(weights))
+    assert floats_of(Scaled(value, np.float32(2.0), zero), 0).tolist() == [[1.0, -3.5]]
+
+
+def test_an_empty_batch_has_no_logits():
+    proto, x = export_model(create_model('hetconv_resnet20_cifar_p4')), images((3, 32, 32))
+    assert run(to_ort_cpu(quantized(proto, x)), x[:0]).shape == (0, 10)
 
 
 def test_a_quantised_file_builds(tmp_path):

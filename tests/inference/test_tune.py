@@ -99,6 +99,15 @@ class TestTune:
         tune(proto, self.x, rounds=1)
         assert algorithms(proto) == {}
 
+    def test_a_float_layer_of_a_quantised_network_is_measured_too(self, proto, monkeypatch):
+        """It has a name of its own there."""
+        renamed = next(node for node in proto.graph.node if node.op_type == 'Conv')
+        renamed.op_type = 'FloatConv'
+        seen = []
+        monkeypatch.setattr(tune_module, 'choose', lambda times: seen.append(times) or {})
+        tune(proto, self.x, rounds=1)
+        assert renamed.name in seen[0]
+
     def test_a_built_file_says_how_it_was_tuned(self):
         built, error = build(MODEL, 'ort-cpu', tune_threads=1)
         assert error < 1e-4

@@ -85,6 +85,27 @@ def _shape(*numbers: int) -> ctypes.Array:
     return (ctypes.c_int32 * 13)(*numbers)
 
 
+def _check_arrays(arrays: dict[str, tuple[Any, tuple[int, ...], Any]]) -> None:
+    """What a kernel reads and writes: `x`, `residual`, `out`; by name the array or None, its shape and its type.
+
+    Raises:
+        ValueError: One that is not so, or an output that cannot be written, or overlaps with what is read.
+    """
+    import numpy as np
+
+    for name, (array, shape, kind) in arrays.items():
+        if array is None:
+            continue
+        if array.shape != shape or array.dtype != kind or not array.flags.c_contiguous:
+            raise ValueError(f'{name} must be a contiguous {np.dtype(kind)} array of shape {shape}')
+    out = arrays['out'][0]
+    if not out.flags.writeable:
+        raise ValueError('out cannot be written to')
+    for name in ('x', 'residual'):
+        if arrays[name][0] is not None and np.may_share_memory(arrays[name][0], out):
+            raise ValueError(f'out must not overlap with {name}')
+
+
 class Layer:
     """A convolution ready to run: HetConv2d with `w`, one in `part` groups without.
 
@@ -169,11 +190,8 @@ class Layer:
             raise ValueError(f'x has {channels} channels, the layer {self.in_channels}')
         shape = (batch, *self.output_size(height, width), self.out_channels)
         y = np.empty(shape, np.float32) if out is None else out
-        for name, array, expected in (('x', x, x.shape), ('residual', residual, shape), ('out', y, shape)):
-            if array is None:
-                continue
-            if array.shape != expected or array.dtype != np.float32 or not array.flags.c_contiguous:
-                raise ValueError(f'{name} must be a contiguous float32 array of shape {expected}')
+        kind = np.float32
+        _check_arrays({'x': (x, x.shape, kind), 'residual': (residual, shape, kind), 'out': (y, shape, kind)})
         added = None if residual is None else residual.ctypes.data
         self.run_at(x.ctypes.data, added, y.ctypes.data, batch, height, width, threads)
         return y

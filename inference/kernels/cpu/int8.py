@@ -3,7 +3,7 @@
 import ctypes
 from typing import Any
 
-from . import _checked, _functions, _pointer, _shape
+from . import _check_arrays, _checked, _functions, _pointer, _shape
 
 __all__ = ['Int8Layer', 'int8_instruction_sets']
 
@@ -74,6 +74,9 @@ class Int8Layer:
         if scale is None:
             raise ValueError('scale is missing')
         floats = (low, high, y_scale or 0, z_scale or 0)
+        for name, zero_point in (('x', x_zero_point), ('y', y_zero_point), ('z', z_zero_point)):
+            if not 0 <= zero_point <= 255:  # before it is cut to 32 bits
+                raise ValueError(f'{name}_zero_point must be a byte')
         ints = (x_zero_point, y_scale is None, y_zero_point, z_scale is None, z_zero_point)
         self._layer = ctypes.c_void_p()
         _checked(
@@ -114,14 +117,12 @@ class Int8Layer:
             raise ValueError(f'x has {channels} channels, the layer {self.in_channels}')
         shape = (batch, *self.output_size(height, width), self.out_channels)
         y = np.empty(shape, self.output_type) if out is None else out
-        for name, array, expected, kind in (
-            ('x', x, x.shape, np.uint8), ('residual', residual, shape, self.residual_type),
-            ('out', y, shape, self.output_type),
-        ):  # fmt: skip
-            if array is None:
-                continue
-            if array.shape != expected or array.dtype != kind or not array.flags.c_contiguous:
-                raise ValueError(f'{name} must be a contiguous {np.dtype(kind)} array of shape {expected}')
+        _check_arrays(
+            {
+                'x': (x, x.shape, np.uint8), 'residual': (residual, shape, self.residual_type),
+                'out': (y, shape, self.output_type),
+            }
+        )  # fmt: skip
         addresses = [_pointer(array) for array in (x, residual, y)]
         sizes = [ctypes.c_int64(size) for size in (batch, height, width)]
         _checked(_functions().hetconv_int8_run, self._layer, *addresses, *sizes, ctypes.c_size_t(threads))

@@ -24,7 +24,6 @@ constexpr int kInt8Rows[] = {8, 4};  // products of 16 bits take registers of th
 constexpr int kVectorBytes = 4 * kWidth;
 typedef int32_t VIU __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
 typedef uint8_t VB __attribute__((vector_size(kVectorBytes)));
-typedef int8_t VSB __attribute__((vector_size(kVectorBytes)));
 typedef int16_t VS __attribute__((vector_size(kVectorBytes)));
 typedef uint16_t VUS __attribute__((vector_size(kVectorBytes)));
 typedef uint32_t VUI __attribute__((vector_size(kVectorBytes)));

@@ -27,7 +27,7 @@ class PatchWeights {
     for (int g = 0; g < s_.part; g += groups_) {
       const int count = std::min(groups_, s_.part - g), set = sets;
       add_sets(g, count);
-      for (int first = g * n_; first < (g + count) * n_; first += kWidth / groups_ * groups_) {
+      for (int first = g * n_; first < (g + count) * n_; first += kWidth) {
         add_tile(first, std::min(n_ < kWidth ? count * n_ : kWidth, (g + count) * n_ - first), set);
         if (n_ < kWidth) break;
       }

@@ -9,6 +9,7 @@ import functools
 from typing import Any, NamedTuple
 
 from . import ALGORITHMS, _checked, _functions
+from . import _shape as _layer_shape
 
 __all__ = ['Geometry', 'Options', 'check_library', 'forward', 'input_gradient', 'weight_gradient']
 
@@ -63,8 +64,7 @@ def _shape(geometry: Geometry, opposite: bool) -> ctypes.Array:
     g = geometry
     channels = (g.out_channels, g.in_channels) if opposite else (g.in_channels, g.out_channels)
     same = [d * (k // 2) for k, d in zip(g.kernel, g.dilation)]
-    numbers = (*channels, g.part, *g.kernel, *g.stride, *g.dilation, *same, *same)
-    return (ctypes.c_int32 * 13)(*numbers)
+    return _layer_shape(*channels, g.part, *g.kernel, *g.stride, *g.dilation, *same, *same)
 
 
 def _call(name: str, geometry: Geometry, opposite: bool, options: Options, *arguments: int | None) -> None:

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <new>
 #include <vector>
 
 #include "buffer.h"
@@ -37,6 +39,16 @@ class WeightGradient {
 
   size_t items() const { return shares_ * parts_; }
   size_t parts() const { return parts_; }
+
+  // As `item`; no exception may leave a thread of somebody else's pool.
+  void try_item(size_t i) {
+    try {
+      item(i);
+    } catch (const std::bad_alloc&) {
+      failed_ = true;
+    }
+  }
+  bool failed() const { return failed_; }
 
   // Sums of one share, one part of the tiles.
   void item(size_t i) {
@@ -147,7 +159,7 @@ class WeightGradient {
   void add_group_tile(Tile tile) {
     const int group = (tile.out + tile.begin) / n_, last = (tile.out + tile.end - 1) / n_;
     const int first = tile.out / n_ * m_, span = (last + 1) * m_ - first;
-    if (group != last && tile.vectors == 1 && span <= kWidth && m_ <= kRows[0] && s_.in_channels >= kWidth &&
+    if (group != last && tile.vectors == 1 && span <= kWidth && s_.in_channels >= kWidth &&
         s_.out_channels >= kWidth) {
       tile.lanes = true, tile.rows = m_, tile.function = outer_lanes_of(m_);
       tile.channel = std::min(first, s_.in_channels - kWidth);
@@ -257,13 +269,15 @@ class WeightGradient {
   size_t floats_ = 0, shares_, parts_;
   int64_t rows_, block_rows_, blocks_;
   Buffer sums_;
+  std::atomic<bool> failed_{false};
 };
 
 static void weight_gradient(const LayerShape& shape, const GradientRun& run, const Parallel& parallel) {
   WeightGradient gradient(shape, run);
   parallel.run(
-      parallel.context, [](void* g, size_t i) { static_cast<WeightGradient*>(g)->item(i); }, gradient.items(),
+      parallel.context, [](void* g, size_t i) { static_cast<WeightGradient*>(g)->try_item(i); }, gradient.items(),
       &gradient);
+  if (gradient.failed()) throw std::bad_alloc();
   parallel.run(
       parallel.context, [](void* g, size_t i) { static_cast<WeightGradient*>(g)->finish(i); }, gradient.parts(),
       &gradient);
