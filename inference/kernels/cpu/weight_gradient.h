@@ -159,8 +159,7 @@ class WeightGradient {
   void add_group_tile(Tile tile) {
     const int group = (tile.out + tile.begin) / n_, last = (tile.out + tile.end - 1) / n_;
     const int first = tile.out / n_ * m_, span = (last + 1) * m_ - first;
-    if (group != last && tile.vectors == 1 && span <= kWidth && s_.in_channels >= kWidth &&
-        s_.out_channels >= kWidth) {
+    if (group != last && tile.vectors == 1 && span <= kWidth && s_.in_channels >= kWidth && s_.out_channels >= kWidth) {
       tile.lanes = true, tile.rows = m_, tile.function = outer_lanes_of(m_);
       tile.channel = std::min(first, s_.in_channels - kWidth);
       for (int j = 0; j < kWidth; j++) tile.lane[j] = std::min((tile.out + j) / n_, last) * m_ - tile.channel;

@@ -9,37 +9,57 @@ namespace hetconv {
 
 namespace {
 
+constexpr size_t kMostRanges = 64;
+
+// Items in ranges of neighbours, which share inputs: as many as there may be threads, or more. A thread begins with a
+// range of its own, and takes what is left of the others after that, so that all end together whatever their number.
 struct Work {
   void (*item)(const void*, size_t, void*);
   const void* argument;
   const Scratch* scratch;
-  size_t bytes, items, workers;
+  size_t bytes, items, ranges;
   std::atomic<bool> failed;
+  struct alignas(64) Range {  // a cache line each
+    std::atomic<size_t> next;
+    size_t end;
+  } range[kMostRanges];
+
+  // The next item of a range; false where there is none left.
+  bool take(size_t r, size_t* i) {
+    if (range[r].next.load(std::memory_order_relaxed) >= range[r].end) return false;
+    *i = range[r].next.fetch_add(1, std::memory_order_relaxed);
+    return *i < range[r].end;
+  }
 };
 
-// One worker's share. A contiguous one: neighbouring items share inputs.
-void work(void* argument, size_t worker) {
+void work(void* argument, size_t first) {
   Work& w = *static_cast<Work*>(argument);
-  const size_t begin = w.items * worker / w.workers, end = w.items * (worker + 1) / w.workers;
-  if (begin == end) return;
-  void* memory = w.scratch->allocate(w.scratch->context, w.bytes);
-  if (!memory) {  // no exception may leave a thread of somebody else's pool
-    w.failed = true;
-    return;
+  void* memory = nullptr;
+  for (size_t r = first, i; r < first + w.ranges; r++) {
+    while (w.take(r % w.ranges, &i)) {
+      if (!memory) memory = w.scratch->allocate(w.scratch->context, w.bytes);
+      if (!memory) {  // no exception may leave a thread of somebody else's pool
+        w.failed = true;
+        return;
+      }
+      w.item(w.argument, i, memory);
+    }
   }
-  for (size_t i = begin; i < end; i++) w.item(w.argument, i, memory);
-  w.scratch->free(w.scratch->context, memory);
+  if (memory) w.scratch->free(w.scratch->context, memory);
 }
 
 }  // namespace
 
 void share_out(size_t items, size_t bytes, void (*item)(const void* argument, size_t i, void* memory),
                const void* argument, const Parallel& parallel, const Scratch& scratch) {
-  // Some shares more than two threads need, so that they end together; and one for each core, as far as there are
-  // items.
+  // See kShares in input_table.h.
   static const size_t cores = std::thread::hardware_concurrency();
-  Work w{item, argument, &scratch, bytes, items, std::min(items, std::max<size_t>(8, cores)), {false}};
-  parallel.run(parallel.context, work, w.workers, &w);
+  Work w{item, argument, &scratch, bytes, items, std::min({items, std::max<size_t>(8, cores), kMostRanges}), {}, {}};
+  for (size_t r = 0; r < w.ranges; r++) {
+    w.range[r].next.store(items * r / w.ranges, std::memory_order_relaxed);
+    w.range[r].end = items * (r + 1) / w.ranges;
+  }
+  parallel.run(parallel.context, work, w.ranges, &w);
   if (w.failed) throw std::bad_alloc();
 }
 
