@@ -21,7 +21,7 @@ TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/calib te
 # On a machine with an NVIDIA GPU, apart from .venv: onnxruntime-gpu and onnxruntime are one import name.
 GPU_VENV := .venv-gpu
 
-.PHONY: bench test test-engines test-long lint format setup gpu-check clean
+.PHONY: bench test test-slow test-long lint format setup gpu-check clean
 
 bench: $(VENV)/.bench
 	mkdir -p $(OUT)
@@ -31,11 +31,11 @@ bench: $(VENV)/.bench
 	@echo "The table with its plots: $(OUT)/report/index.html"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not long" -n $(JOBS) --dist worksteal $(TESTS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not long and not slow" -n $(JOBS) --dist worksteal $(TESTS) $(PYTEST_ARGS)
 
-# Every registered model as an engine of TensorRT-RTX: too long for `make test`, and CI runs it after that.
-test-engines: $(VENV)/.dev
-	$(BIN)/python -m pytest -m engines -n $(JOBS) --dist worksteal tests/inference/test_tensorrt_builder.py $(PYTEST_ARGS)
+# The kernels under sanitizers, every registered model as an engine of TensorRT-RTX: CI runs it after `make test`.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow and not long" -n $(JOBS) --dist loadgroup $(TESTS) $(PYTEST_ARGS)
 
 test-long: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)

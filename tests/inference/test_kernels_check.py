@@ -50,12 +50,16 @@ def sanitized(tmp_path_factory):
     return build(tmp_path_factory.mktemp('address'), '-DHETCONV_SANITIZE=address,undefined', targets=targets)
 
 
+@pytest.mark.slow  # to build, above all
+@pytest.mark.xdist_group('sanitizers')  # once
 @pytest.mark.parametrize('cases', [100, pytest.param(5000, marks=pytest.mark.long)])
 def test_address_and_undefined_behaviour(sanitized, cases):
     assert 'cases right' in check(sanitized / 'hetconv_check', cases, 1)
     assert 'results right' in check(sanitized / 'hetconv_race', 2)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group('sanitizers')
 @pytest.mark.parametrize(('inputs', 'seed'), [(1500, 1), pytest.param(50000, 10**6, marks=pytest.mark.long)])
 def test_layers_and_files_of_random_bytes(sanitized, inputs, seed):
     """What makes no sense is refused in words, what is taken equals the oracle. A finding prints its seed."""

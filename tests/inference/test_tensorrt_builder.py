@@ -62,8 +62,7 @@ def test_an_engine_without_a_gpu(name, sms, exported):
 
 
 @needs_rtx
-@pytest.mark.engines
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize('name', timm.list_models('hetconv_*'))
 def test_every_model_builds_for_all_gpus_at_once(name):
     model = create_model(name)

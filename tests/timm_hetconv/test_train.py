@@ -3,6 +3,7 @@
 import os
 import sys
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -36,6 +37,7 @@ def loader(split, count, training):
     )
 
 
+@pytest.mark.slow
 def test_one_epoch_on_fashion_mnist_learns():
     model = create_model('hetconv_resnet20_cifar_p4', in_chans=1, num_classes=10)
     train, held_out = loader('train', TRAIN_IMAGES, True), loader('val', HELD_OUT_IMAGES, False)
