@@ -113,10 +113,12 @@ def calibrate(
         kept = [layer.name for layer in layers if layer not in chosen]
         return quantize(proto, chosen, ranges, preset, options.reduce_range, {**described, 'float': kept})
 
+    comparison: Comparison | None = None
+
     def evaluate(kept: Sequence[Layer]) -> Comparison:
         model = quantise([layer for layer in quantised if layer not in kept])
         what = f'comparison on {len(evaluation)} images'
-        return compare(proto, model, evaluation, size, lambda done: report(what, done, len(evaluation)))
+        return compare(proto, model, evaluation, size, lambda done: report(what, done, len(evaluation)), comparison)
 
     kept: list[Layer] = []
     comparison = evaluate(kept)

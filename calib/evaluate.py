@@ -6,7 +6,7 @@ products in 16 bits, which saturate, and show 2 to 3 points less than other engi
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Comparison:
         labelled: They have labels.
         float_correct, int8_correct: Images whose largest logit is the label's; 0 without labels.
         agree: Images that both put into the same class.
+        float_classes: Of each image, by the float network.
     """
 
     images: int
@@ -39,6 +40,7 @@ class Comparison:
     float_correct: int
     int8_correct: int
     agree: int
+    float_classes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), compare=False, repr=False)
 
     @property
     def top1(self) -> tuple[float, float]:
@@ -62,6 +64,7 @@ def compare(
     source: Iterable[Any],
     input_size: Sequence[int],
     report: Callable[[int], None] = lambda images: None,
+    before: Comparison | None = None,
 ) -> Comparison:
     """Classify images with both networks.
 
@@ -70,15 +73,22 @@ def compare(
         source: Of batches, see `data.batches_of`; labels are used where there are any.
         input_size: (C, H, W).
         report: Called with the number of images that are done.
+        before: An earlier comparison on the same images, whose classes of the float network are taken again.
 
     Raises:
         UserError: No images.
     """
-    sessions = session_of(proto, optimised=True), session_of(quantized, optimised=False)
+    float_session = None if before else session_of(proto, optimised=True)
+    int8_session = session_of(quantized, optimised=False)
+    classes: list[np.ndarray] = []
     images = float_correct = int8_correct = agree = 0
     labelled = True
     for x, labels in batches_of(source, input_size):
-        expected, found = (session.run([OUTPUT], {INPUT: x})[0].argmax(1) for session in sessions)
+        if before is None:
+            classes.append(float_session.run([OUTPUT], {INPUT: x})[0].argmax(1))
+        else:
+            classes.append(before.float_classes[images : images + len(x)])
+        expected, found = classes[-1], int8_session.run([OUTPUT], {INPUT: x})[0].argmax(1)
         images += len(x)
         agree += int((expected == found).sum())
         labelled = labelled and labels is not None
@@ -88,7 +98,7 @@ def compare(
         report(images)
     if not images:
         raise UserError('no images to evaluate on')
-    return Comparison(images, labelled, float_correct, int8_correct, agree)
+    return Comparison(images, labelled, float_correct, int8_correct, agree, np.concatenate(classes))
 
 
 def signal_to_noise(

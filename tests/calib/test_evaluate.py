@@ -39,6 +39,15 @@ def test_what_is_lost_and_won():
     assert compare(two, one, Arrays(images(20), labels), SIZE).drop == -35
 
 
+def test_the_float_network_is_not_run_again():
+    labels = np.array([1] * 12 + [2] * 5 + [3] * 3)
+    one, two = shifted([0, 99, 0, 0]), shifted([0, 0, 99, 0])
+    before = compare(one, one, Arrays(images(20), labels, 6), SIZE)
+    again = compare(None, two, Arrays(images(20), labels, 7), SIZE, before=before)
+    assert again == compare(one, two, Arrays(images(20), labels, 6), SIZE)
+    assert (again.float_classes == 1).all()
+
+
 def test_without_labels_the_drop_is_what_it_can_be_at_most():
     assert compare(shifted([0, 99, 0, 0]), shifted([0, 0, 99, 0]), Arrays(images(4)), SIZE).drop == 100
     assert Comparison(200, False, 0, 0, 197).drop == pytest.approx(1.5)
