@@ -9,13 +9,13 @@ such layers become floats here. `nhwc.py` moves the operators to NHWC and to the
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ..hetconv_op import DOMAIN as EXPORT_DOMAIN
+from .chain import Chain, follow, next_of
 from .scaled import Scaled, activation_of, bias_of, describe, fits, floats_of, is_activation, scaled_of, weight_of
 from .walk import array_of, ints, rank
 
@@ -91,72 +91,8 @@ def _to_unsigned(graph: ir.Graph) -> None:
         y.dtype = ir.DataType.UINT8
 
 
-@dataclass
-class _Chain:
-    """From a convolution's result on: what its epilogue takes in."""
-
-    value: ir.Value  # the last that it takes in
-    attributes: dict[str, Any] = field(default_factory=dict)
-    residual: ir.Value | None = None
-
-
-def _next(value: ir.Value) -> Any:
-    """The only node that reads a value."""
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
-
-
-def _same_shape(a: ir.Value, b: ir.Value) -> bool:
-    if a.shape is None or b.shape is None or rank(a) != 4:
-        return False
-    unknown = any(isinstance(size, ir.SymbolicDim) and size.value is None for size in [*a.shape, *b.shape])
-    return not unknown and list(a.shape) == list(b.shape)
-
-
-def _follow(value: ir.Value) -> _Chain:
-    """A residual sum, an activation, and the quantisation of what comes out."""
-    chain = _Chain(value)
-    node = _next(value)
-    if node is not None and node.op_type == 'Add' and node.domain == '':
-        other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
-        if other is not value and array_of(other) is None and _same_shape(other, value):
-            chain.value, chain.residual = node.outputs[0], other
-            if (z := activation_of(other)) is not None:
-                chain.residual = z.value
-                chain.attributes['z_scale'], chain.attributes['z_zero_point'] = z.numbers
-            node = _next(chain.value)
-    if node is not None and (bounds := _bounds(node)) is not None:
-        chain.value = node.outputs[0]
-        chain.attributes |= bounds
-        node = _next(chain.value)
-    if node is not None and node.op_type == 'QuantizeLinear' and node.domain == '':
-        y = scaled_of(node, node.outputs[0])
-        if is_activation(y):
-            chain.value = node.outputs[0]
-            chain.attributes['y_scale'], chain.attributes['y_zero_point'] = y.numbers
-    return chain
-
-
-def _bounds(node: Any) -> dict[str, float] | None:
-    if node.domain != '':
-        return None
-    if node.op_type == 'Relu':
-        return {'min': 0.0}
-    if node.op_type != 'Clip' or {'min', 'max'} & set(node.attributes):  # bounds as attributes: before opset 11
-        return None
-    bounds = {}
-    for name, value in zip(('min', 'max'), node.inputs[1:]):
-        if value is None:
-            continue
-        array = array_of(value)
-        if array is None:
-            return None
-        bounds[name] = float(array)
-    return bounds if bounds.get('min', -np.inf) <= bounds.get('max', np.inf) else None
-
-
 def _emit(
-    graph: ir.Graph, op: str, x: Scaled, weights: list[Scaled], bias: np.ndarray, chain: _Chain, **attributes: Any
+    graph: ir.Graph, op: str, x: Scaled, weights: list[Scaled], bias: np.ndarray, chain: Chain, **attributes: Any
 ) -> ir.Value:
     """The operator, before the last node that it takes in."""
     y = chain.value
@@ -200,7 +136,7 @@ def _hetconv(graph: ir.Graph, node: Any) -> None:
     attributes: dict[str, Any] = {
         name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')
     }
-    chain = _follow(node.outputs[0])
+    chain = follow(node.outputs[0])
     out = _emit(graph, 'QHetConv2d', x, [w, w_kxk], bias, chain, part=node.attributes.get_int('part'), **attributes)
     _replace(graph, chain.value, out)
 
@@ -214,7 +150,7 @@ def _conv(graph: ir.Graph, node: Any) -> None:
         return
     if not fits(x, [w]):
         return
-    chain = _follow(node.outputs[0])
+    chain = follow(node.outputs[0])
     out = _emit(
         graph, 'QConv', x, [w], bias, chain,
         group=node.attributes.get_int('group', 1),
@@ -237,7 +173,7 @@ def _gemm(graph: ir.Graph, node: Any) -> None:
     bias = bias_of(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
     if bias is None or not fits(x, [w]):
         return
-    chain = _follow(y)
+    chain = follow(y)
     last, (n, m) = chain.value.producer(), np.asarray(array_of(w.value)).shape
     image = _insert(
         graph,
@@ -259,7 +195,7 @@ def _gemm(graph: ir.Graph, node: Any) -> None:
 
 def _max_pool(graph: ir.Graph, node: Any) -> None:
     """Between a DequantizeLinear and a QuantizeLinear of the same scale: the largest byte."""
-    x, after, kernel = activation_of(node.inputs[0]), _next(node.outputs[0]), ints(node, 'kernel_shape', [])
+    x, after, kernel = activation_of(node.inputs[0]), next_of(node.outputs[0]), ints(node, 'kernel_shape', [])
     if x is None or rank(x.value) != 4 or len(node.outputs) != 1 or after is None or after.op_type != 'QuantizeLinear':
         return
     scaled = scaled_of(after, after.outputs[0])

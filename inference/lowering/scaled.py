@@ -60,12 +60,14 @@ def scaled_of(node: Any, value: Any) -> Scaled | None:
     return Scaled(value, scale.squeeze() if scale.size == 1 else scale, np.asarray(zero_point).squeeze())
 
 
-def is_activation(scaled: Scaled | None) -> bool:
+def is_activation(scaled: Scaled | None, kind: ir.DataType = ir.DataType.UINT8) -> bool:
+    """Bytes of this kind with one scale; signed ones are symmetric, as a GPU wants them."""
     return (
         scaled is not None
         and scaled.scale.ndim == 0
         and scaled.zero_point.ndim == 0
-        and scaled.value.dtype == ir.DataType.UINT8
+        and scaled.value.dtype == kind
+        and (kind == ir.DataType.UINT8 or not scaled.zero_point)
         and bool(np.isfinite(scaled.scale) and scaled.scale > 0)
     )
 
@@ -78,10 +80,10 @@ def _dequantized(value: ir.Value | None) -> Scaled | None:
     return scaled_of(node, node.inputs[0])
 
 
-def activation_of(value: ir.Value | None) -> Scaled | None:
-    """The same of an activation in unsigned bytes, with one scale."""
+def activation_of(value: ir.Value | None, kind: ir.DataType = ir.DataType.UINT8) -> Scaled | None:
+    """The same of an activation in bytes of this kind, with one scale."""
     scaled = _dequantized(value)
-    return scaled if is_activation(scaled) and array_of(scaled.value) is None else None
+    return scaled if is_activation(scaled, kind) and array_of(scaled.value) is None else None
 
 
 def weight_of(value: ir.Value | None) -> Scaled | None:

@@ -12,19 +12,21 @@ from ..hetconv_op import DOMAIN, OP_TYPE, PLUGIN_DOMAIN
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['NAMESPACE', 'PLUGINS', 'to_tensorrt']
+__all__ = ['NAMESPACE', 'PLUGINS', 'insert_plugin', 'packed_weights', 'to_tensorrt']
 
 NAMESPACE = 'hetconv'  # of the plugins in TensorRT's registry
 PLUGINS = ('HetConv2d', 'HetConv2dResidual')  # a plugin has a fixed number of inputs
 # Channels that a pixel must have in whole vectors: TensorRT's HWC8 pads to eight, HWC does not.
 VECTOR = {'fp32': 1, 'fp16': 8, 'bf16': 8}
+_GEOMETRY = ('kernel_shape', 'strides', 'dilations')
 
 
 def to_tensorrt(proto: 'onnx.ModelProto', precision: str, sm: int) -> 'onnx.ModelProto':
     """Lower what `export_model` made.
 
     A residual sum and a ReLU or Clip behind a HetConv2d become part of it. A layer whose channels do not fill the
-    vectors of TensorRT's formats stays two convolutions and a sum.
+    vectors of TensorRT's formats stays two convolutions and a sum. One between QuantizeLinear and DequantizeLinear of
+    INT8 takes and gives INT8: see tensorrt_int8.py.
 
     Args:
         proto: HetConv2d nodes and standard operators, float32.
@@ -41,16 +43,19 @@ def to_tensorrt(proto: 'onnx.ModelProto', precision: str, sm: int) -> 'onnx.Mode
     from . import epilogue
     from .portable import to_portable
     from .precision import to_precision
+    from .tensorrt_int8 import to_int8_plugins
 
     model = ir.from_proto(proto)
+    model.opset_imports[PLUGIN_DOMAIN] = 1
     chosen = [node for node in model.graph if _is_for_plugin(node, VECTOR[precision])]
     for node in chosen:
         _with_bias(model.graph, node)
         node.domain = PLUGIN_DOMAIN
-    model.opset_imports[PLUGIN_DOMAIN] = 1
     rewriter.rewrite(model, pattern_rewrite_rules=epilogue.rules(PLUGIN_DOMAIN))
     for node in [node for node in model.graph if node.domain == PLUGIN_DOMAIN]:
         _to_plugin(model.graph, node, precision, sm)
+    to_int8_plugins(model.graph, sm)
+    model.opset_imports[PLUGIN_DOMAIN] = 1  # the rewriter takes away what nothing used yet
     used = {value for node in model.graph for value in node.inputs}
     for name, value in list(model.graph.initializers.items()):
         if value not in used:
@@ -97,29 +102,63 @@ def _to_plugin(graph: Any, node: Any, precision: str, sm: int) -> None:
     import numpy as np
     import onnx_ir as ir
 
-    from ..kernels.gpu.tiles import ITEM, Layer, pack, to_tf32
+    from ..kernels.gpu.tiles import ITEM, to_tf32
 
     x, w, w_kxk, bias, *residual = node.inputs
     arrays = [ir.convenience.get_const_tensor(value).numpy() for value in (w, w_kxk, bias)]
-    n, m = arrays[0].shape[:2]
-    attributes = {key: list(node.attributes.get_ints(key)) for key in ('kernel_shape', 'strides', 'dilations')}
-    part = node.attributes.get_int('part')
-    kernel, stride, dilation = (tuple(value) for value in attributes.values())
-    layer = Layer(m, n, part, kernel, stride, dilation)
-    taps = arrays[1].reshape(n, m // part, -1)
+    packed = packed_weights(node, arrays[0], arrays[1], ITEM[precision])
+    if precision == 'fp32':
+        packed = to_tf32(packed)
+    bounds = {key: node.attributes.get_float(key, default) for key, default in (('min', -math.inf), ('max', math.inf))}
+    epilogue = arrays[2].reshape(1, -1).astype(np.float32)
+    insert_plugin(graph, node, x, packed, epilogue, residual, (bounds['min'], bounds['max']), sm, node.outputs[0])
+
+
+def packed_weights(node: Any, w: Any, w_kxk: Any, item: int) -> Any:
+    """A HetConv2d node's weights as the kernel reads them, see `tiles.pack`; its centre taps go into the 1x1 kernels.
+
+    Args:
+        node: With the operator's attributes.
+        w, w_kxk: (N, M, 1, 1) and (N, M/P, K, K).
+        item: Bytes a value.
+    """
+    import numpy as np
+
+    from ..kernels.gpu.tiles import Layer, pack
+
+    n, m = w.shape[:2]
+    kernel, stride, dilation = (tuple(node.attributes.get_ints(key)) for key in _GEOMETRY)
+    layer = Layer(m, n, node.attributes.get_int('part'), kernel, stride, dilation)
+    taps = w_kxk.reshape(n, layer.group_in, -1)
     centre = layer.taps // 2
-    w_1x1 = arrays[0].reshape(n, m).copy()
+    w_1x1 = w.reshape(n, m).copy()
     for i in range(n):  # the operator may have values at the centre of W_kxk: see hetconv_op.py
         first = i // layer.group_out * layer.group_in
         w_1x1[i, first : first + layer.group_in] += taps[i, :, centre]
-    packed = pack(layer, w_1x1, np.delete(taps, centre, axis=2), ITEM[precision])
-    if precision == 'fp32':
-        packed = to_tf32(packed)
-    y = node.outputs[0]
+    return pack(layer, w_1x1, np.delete(taps, centre, axis=2), item)
+
+
+def insert_plugin(
+    graph: Any, node: Any, x: Any, packed: Any, epilogue: Any, residual: Any, bounds: Any, sm: int, y: Any
+) -> None:
+    """A plugin node for a HetConv2d node.
+
+    Args:
+        graph: Of both.
+        node: Gives name, place and geometry; it is removed where nothing reads it any more.
+        x: The input.
+        packed, epilogue: Arrays, as the kernel reads them.
+        residual: A list of one value or none.
+        bounds: Of the result.
+        sm: Compute capability.
+        y: The value in whose place the plugin's output comes.
+    """
+    import onnx_ir as ir
+
     inputs = [
         x,
         _constant(graph, packed, f'{y.name}.packed'),
-        _constant(graph, arrays[2].reshape(1, n).astype(np.float32), f'{y.name}.epilogue'),
+        _constant(graph, epilogue, f'{y.name}.epilogue'),
         *residual,
     ]
     plugin = ir.Node(
@@ -130,17 +169,18 @@ def _to_plugin(graph: Any, node: Any, precision: str, sm: int) -> None:
             ir.AttrString('plugin_namespace', NAMESPACE),
             ir.AttrString('plugin_version', '1'),
             ir.AttrInt64('aot', 1),
-            ir.AttrInt64('part', part),
-            *(ir.AttrInt64s(key, value) for key, value in attributes.items()),
-            ir.AttrFloat32('low', node.attributes.get_float('min', -math.inf)),
-            ir.AttrFloat32('high', node.attributes.get_float('max', math.inf)),
+            ir.AttrInt64('part', node.attributes.get_int('part')),
+            *(ir.AttrInt64s(key, list(node.attributes.get_ints(key))) for key in _GEOMETRY),
+            ir.AttrFloat32('low', bounds[0]),
+            ir.AttrFloat32('high', bounds[1]),
             ir.AttrInt64('sm', sm),
         ],
         num_outputs=1,
         name=node.name,
     )
-    output = plugin.outputs[0]
-    output.name, output.type, output.shape = y.name, y.type, y.shape
-    graph.insert_before(node, plugin)
+    output, last = plugin.outputs[0], y.producer()
+    graph.insert_before(last, plugin)  # where the residual is there
     ir.convenience.replace_all_uses_with(y, output, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    output.name, output.type, output.shape = y.name, y.type, y.shape
+    y.name = f'{y.name}.replaced'
+    graph.remove(last, safe=True)

@@ -118,9 +118,10 @@ def _check_plugins(proto: 'onnx.ModelProto', options: BuildOptions) -> None:
     nodes = [node for node in proto.graph.node if node.domain == PLUGIN_DOMAIN]
     if not nodes:
         return
-    tile = TILES[ITEM[options.precision]][0]
+    signed = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == tensor.INT8}
+    precision = 'int8' if any(node.input[1] in signed for node in nodes) else options.precision
     try:
-        compile_kernel(Variant(options.precision, tile, residual=True), for_target(_plugin_sm(options)))
+        compile_kernel(Variant(precision, TILES[ITEM[precision]][0], residual=True), for_target(_plugin_sm(options)))
     except ModuleNotFoundError as error:
         raise UserError(f'the plugin is compiled by Triton: pip install triton ({error})') from error
     except Exception as error:  # whatever a compiler says

@@ -224,6 +224,31 @@ def test_engines_of_the_bench(name, precision, tmp_path):
         assert min(times) > 0
 
 
+def test_an_int8_engine_with_the_plugin_equals_the_graph(tmp_path, engine_of, record_property):
+    """Of a network of `hetconv calibrate --preset tensorrt`, as ONNX Runtime computes it."""
+    from calib.layers import find_layers, tensors_of
+    from calib.presets import PRESETS
+    from calib.quantize import quantize
+    from calib.ranges import collect_ranges, session_of
+    from inference.export import INPUT, export_model, metadata, save_model
+    from inference.models import create_model
+
+    proto = export_model(create_model(MODEL))
+    size = metadata(proto)['input_size']
+    x = np.random.default_rng(0).standard_normal((8, *size), np.float32)
+    layers = find_layers(proto)
+    ranges = collect_ranges(proto, tensors_of(proto, layers), [(x, None)], size, symmetric=True)
+    graph = quantize(proto, layers, ranges, PRESETS['tensorrt'], facts={'preset': 'tensorrt'})
+    save_model(graph, tmp_path / 'int8.onnx')
+    path = engine_of(str(tmp_path / 'int8.onnx'))
+    assert sum(read_manifest(path).plugins.values()) == 15
+    wanted = session_of(graph, optimised=False).run(None, {INPUT: x})[0]
+    with EngineRunner(path) as runner:
+        found = error(runner.infer(x), wanted)
+    record_property('error', found)
+    assert found < 0.05
+
+
 def test_an_engine_of_tensorrt_rtx_runs(gpu, engine_of, expected):
     pytest.importorskip('tensorrt_rtx', reason='TensorRT-RTX is not installed')
     if gpu.sm not in (75, 80, 86, 89, 120):

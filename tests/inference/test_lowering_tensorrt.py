@@ -4,17 +4,15 @@ import math
 from collections import Counter
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import timm
 import torch
-from onnx import helper, numpy_helper
+from plugin_as_standard import as_standard, attributes, plugin_nodes
 from torch import nn
 
 from inference.export import export_model
-from inference.hetconv_op import DOMAIN, PLUGIN_DOMAIN
-from inference.kernels.gpu.tiles import ITEM, Layer, padded
+from inference.hetconv_op import DOMAIN
 from inference.lowering.tensorrt import to_tensorrt
 from inference.models import create_model
 from timm_hetconv import HetConv2d
@@ -22,69 +20,6 @@ from timm_hetconv import HetConv2d
 NAMES = timm.list_models('hetconv_*')
 # Relative to the largest: the weights are rounded to TF32, or all of 19 layers to fp16.
 TOLERANCE = {'fp32': 2e-3, 'fp16': 2e-2}
-
-
-def plugin_nodes(proto):
-    return [node for node in proto.graph.node if node.domain == PLUGIN_DOMAIN]
-
-
-def attributes(node):
-    return {attr.name: helper.get_attribute_value(attr) for attr in node.attribute}
-
-
-def dense_kernel(layer, packed, item):
-    """(N, M, K, K) of what the kernel reads: see `tiles.pack`."""
-    merged = layer.merged()
-    rows, group_rows, _ = padded(merged, item)
-    kernel = np.zeros((layer.out_channels, layer.in_channels, layer.taps + 1), packed.dtype)
-    taps = [tap for tap in range(layer.taps + 1) if tap != layer.taps // 2]
-    for n in range(layer.out_channels):
-        kernel[n, :, layer.taps // 2] = packed[: layer.in_channels, n]
-        first = n // merged.group_out * merged.group_in
-        for index, tap in enumerate(taps):
-            begin = rows + index * group_rows
-            kernel[n, first : first + merged.group_in, tap] = packed[begin : begin + merged.group_in, n]
-    return kernel.reshape(layer.out_channels, layer.in_channels, *layer.kernel_size)
-
-
-def as_standard(proto, precision):
-    """Every plugin node as a dense Conv, a sum and a Clip, so that ONNX Runtime computes what TensorRT should."""
-    proto = onnx.ModelProto.FromString(proto.SerializeToString())
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    shaped = [*proto.graph.value_info, *proto.graph.input]
-    channels = {
-        v.name: v.type.tensor_type.shape.dim[1].dim_value for v in shaped if len(v.type.tensor_type.shape.dim) == 4
-    }
-    nodes = []
-    for node in proto.graph.node:
-        if node.domain != PLUGIN_DOMAIN:
-            nodes.append(node)
-            continue
-        x, w, epilogue, *residual = node.input
-        assert node.op_type == ('HetConv2dResidual' if residual else 'HetConv2d')
-        assert weights[epilogue].dtype == np.float32
-        values = attributes(node)
-        n, part = weights[epilogue].shape[1], values['part']
-        kernel, stride, dilation = (tuple(values[key]) for key in ('kernel_shape', 'strides', 'dilations'))
-        layer, name = Layer(channels[x], n, part, kernel, stride, dilation), node.output[0]
-        kind = weights[w].dtype
-        for key, array in (
-            ('kernel', dense_kernel(layer, weights[w], ITEM[precision])),
-            ('bias', weights[epilogue][0].astype(kind)),
-            ('low', np.array(max(values['low'], np.finfo(kind).min), kind)),
-            ('high', np.array(min(values['high'], np.finfo(kind).max), kind)),
-        ):
-            proto.graph.initializer.append(numpy_helper.from_array(array, f'{name}.{key}'))
-        same = [d * (k // 2) for d, k in zip(dilation, kernel)]
-        conv = dict(kernel_shape=kernel, strides=stride, dilations=dilation, pads=same * 2)
-        nodes.append(helper.make_node('Conv', [x, f'{name}.kernel', f'{name}.bias'], [f'{name}.conv'], **conv))
-        if residual:
-            nodes.append(helper.make_node('Add', [f'{name}.conv', *residual], [f'{name}.sum']))
-        before = f'{name}.sum' if residual else f'{name}.conv'
-        nodes.append(helper.make_node('Clip', [before, f'{name}.low', f'{name}.high'], [name]))
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-    return proto
 
 
 def compare(module, size, precision='fp32', exported=None):
