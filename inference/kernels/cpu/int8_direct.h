@@ -35,6 +35,7 @@ class Int8Direct : public Int8Packed {
       const double least = -weights.y_zero_point, most = 255 - weights.y_zero_point;
       *bound = static_cast<float>(std::min(std::max(*bound * steps, least), most));
     }
+    e_.plain = !e_.y_zero_point && e_.high == 255 && e_.z_zero_point == 0;
   }
 
   size_t items(const Int8Run& run) const override {

@@ -174,5 +174,15 @@ static HETCONV_INLINE VI low_byte(V v) {
   return (VI)(v + kShift);
 }
 
+// The nearest bytes, ties to even, of what is not negative; what is more than 255 becomes 255.
+static HETCONV_INLINE void store_rounded(uint8_t* p, V v) {
+#if defined(__AVX512F__)
+  // Beyond 32 bits the conversion gives 2^31, which is more than 255 too.
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32((__m512)v)));
+#else
+  store_u8(p, low_byte(clamp(v, V{}, 255.0f - V{})));
+#endif
+}
+
 }  // namespace HETCONV_ISA
 }  // namespace hetconv
