@@ -5,13 +5,11 @@
 // Also runs one layer from several threads at once, each call with threads of its own.
 #include <string>
 
-#include "kernels_oracle.h"
+#include "kernels_int8_oracle.h"
 
 using namespace hetconv;
 
 namespace {
-
-int pick(std::initializer_list<int> values) { return values.begin()[generator() % values.size()]; }
 
 Case make_case() {
   Case c{};

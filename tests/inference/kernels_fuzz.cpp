@@ -14,7 +14,7 @@
 #include <string>
 
 #include "fake_ort.h"
-#include "kernels_oracle.h"
+#include "kernels_int8_oracle.h"
 
 using namespace hetconv;
 
