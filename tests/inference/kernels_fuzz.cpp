@@ -14,6 +14,7 @@
 #include <string>
 
 #include "fake_ort.h"
+#include "kernels_gradient_oracle.h"
 #include "kernels_int8_oracle.h"
 
 using namespace hetconv;
@@ -121,7 +122,8 @@ void fuzz_layer(Bytes& bytes) {
       !small({c.batch, out_height, out_width, s.out_channels, s.in_channels / s.part * taps + s.in_channels}, 1e6)) {
     return;
   }
-  if (!check_case(c) || !check_int8_case(c)) wrong("not what the oracle says");
+  if (!check_case(c) || !check_int8_case(c) || (c.hetconv && !check_gradient_case(c)))
+    wrong("not what the oracle says");
 }
 
 void fuzz_pool(Bytes& bytes) {

@@ -59,14 +59,14 @@ inline double expected(const Case& c, const Floats& x, const Floats& w, const Fl
 }
 
 inline void run_threads(void* context, void (*work)(void*, size_t), size_t count, void* argument) {
-  const size_t threads = *static_cast<size_t*>(context);
-  std::vector<std::thread> pool;
-  for (size_t t = 0; t < threads; t++) {
-    pool.emplace_back([=] {
-      for (size_t i = t; i < count; i += threads) work(argument, i);
-    });
-  }
-  for (std::thread& thread : pool) thread.join();
+  const size_t threads = std::min(*static_cast<size_t*>(context), count);
+  const auto share = [=](size_t t) {
+    for (size_t i = t; i < count; i += threads) work(argument, i);
+  };
+  std::vector<std::thread> others;
+  for (size_t t = 1; t < threads; t++) others.emplace_back(share, t);
+  if (threads) share(0);
+  for (std::thread& other : others) other.join();
 }
 
 inline void* allocate(void*, size_t bytes) { return std::malloc(bytes); }
