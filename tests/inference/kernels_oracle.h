@@ -58,6 +58,23 @@ inline double expected(const Case& c, const Floats& x, const Floats& w, const Fl
   return std::min<double>(std::max<double>(sum, c.low), c.high);
 }
 
+// One output of a pooling, likewise, of floats or of bytes.
+template <class T>
+double pooled(const PoolShape& s, const T* image, int64_t height, int64_t width, int64_t channels, int64_t oy,
+              int64_t ox, int64_t c) {
+  double sum = 0, most = -INFINITY;
+  int count = 0;
+  for (int64_t ky = 0; ky < s.kernel[0]; ky++) {
+    for (int64_t kx = 0; kx < s.kernel[1]; kx++) {
+      const int64_t y = oy * s.stride[0] - s.pads[0] + ky, x = ox * s.stride[1] - s.pads[1] + kx;
+      if (y < 0 || y >= height || x < 0 || x >= width) continue;
+      const double value = image[(y * width + x) * channels + c];
+      sum += value, most = std::max(most, value), count++;
+    }
+  }
+  return s.average ? sum / (s.include_pad ? s.kernel[0] * s.kernel[1] : count) : most;
+}
+
 inline void run_threads(void* context, void (*work)(void*, size_t), size_t count, void* argument) {
   const size_t threads = std::min(*static_cast<size_t*>(context), count);
   const auto share = [=](size_t t) {
