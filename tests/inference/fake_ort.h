@@ -20,12 +20,19 @@ namespace ort {
 struct Status {
   std::string text;
 };
-struct ShapeInfo {
-  std::vector<int64_t> dims;
-};
 struct Value {
   std::vector<int64_t> shape;
-  std::vector<float> data;
+  std::vector<float> data;          // where the type is kFloat
+  std::vector<uint8_t> bytes = {};  // of the other two
+  Type type = kFloat;
+
+  bool operator==(const Value& other) const {
+    return shape == other.shape && data == other.data && bytes == other.bytes && type == other.type;
+  }
+};
+struct ShapeInfo {
+  std::vector<int64_t> dims;
+  Type type;
 };
 struct KernelInfo {
   std::map<std::string, std::vector<int64_t>> lists;
@@ -62,6 +69,8 @@ inline void count(std::atomic<int64_t>* counter, int64_t by) { counter->fetch_ad
 
 inline Status* fail(const std::string& text) { return new Status{text}; }
 
+constexpr char kNoWords[] = "an error without a text";
+
 template <class Map, class Out>
 Status* find(const Map& map, const char* name, Out* out) {
   const auto found = map.find(name);
@@ -87,7 +96,12 @@ inline Status* output(KernelContext* context, size_t, const int64_t* dims, size_
   for (size_t i = 0; i < n; i++) elements *= dims[i];
   if (!(elements >= 0 && elements <= kMostElements)) return fail("no memory for the output");
   context->output.shape.assign(dims, dims + n);
-  context->output.data.assign(static_cast<size_t>(elements), __builtin_nanf(""));
+  const size_t count = static_cast<size_t>(elements);
+  if (context->output.type == kFloat) {
+    context->output.data.assign(count, __builtin_nanf(""));
+  } else {
+    context->output.bytes.assign(count, uint8_t{0xA5});
+  }
   *out = &context->output;
   return nullptr;
 }
@@ -131,7 +145,12 @@ inline const void* const* table(uint32_t version) {
       return nullptr;
     });
     s[51] = slot(+[](const Value* value, void** out) -> Status* {
-      *out = const_cast<float*>(value->data.data());
+      const void* data = value->type == kFloat ? static_cast<const void*>(value->data.data()) : value->bytes.data();
+      *out = const_cast<void*>(data);
+      return nullptr;
+    });
+    s[60] = slot(+[](const ShapeInfo* info, int* out) -> Status* {
+      *out = info->type;
       return nullptr;
     });
     s[61] = slot(+[](const ShapeInfo* info, size_t* out) -> Status* {
@@ -143,7 +162,7 @@ inline const void* const* table(uint32_t version) {
       return nullptr;
     });
     s[65] = slot(+[](const Value* value, ShapeInfo** out) -> Status* {
-      *out = new ShapeInfo{value->shape};
+      *out = new ShapeInfo{value->shape, value->type};
       return nullptr;
     });
     s[85] = slot(+[](const KernelInfo* info, const char* name, float* out) { return find(info->floats, name, out); });
@@ -196,17 +215,37 @@ inline const void* const* table(uint32_t version) {
   return version <= kApiVersion ? slots.data() : nullptr;
 }
 
-// The four ops, in the order in which they are registered; a text where that was refused.
+// The ops, in the order in which they are registered.
+enum OpKind {
+  kHetConv2d,
+  kConv,
+  kMaxPool,
+  kAveragePool,
+  kQHetConv2d,
+  kQConv,
+  kQHetConv2dFloat,
+  kQConvFloat,
+  kQMaxPool,
+  kQMean,
+  kQuantize,
+  kFloatConv,
+  kOps,
+};
+inline bool is_hetconv(int op) { return op == kHetConv2d || op == kQHetConv2d || op == kQHetConv2dFloat; }
+inline bool is_int8_conv(int op) { return op >= kQHetConv2d && op <= kQConvFloat; }
+inline bool is_conv(int op) { return is_int8_conv(op) || op == kHetConv2d || op == kConv || op == kFloatConv; }
+
+// A text where they were refused.
 inline std::string ops(const std::map<std::string, std::string>& config, std::vector<const CustomOp*>* out) {
   static const ApiBase base{table, [] { return "1.20.0"; }};
   SessionOptions options{config, {}};
   if (Status* status = RegisterCustomOps(&options, &base)) {
-    const std::string text = status->text.empty() ? "an error without a text" : status->text;
+    const std::string text = status->text.empty() ? kNoWords : status->text;
     delete status;
     return text;
   }
   *out = options.domains.at(0)->ops;
-  return "";
+  return out->size() == kOps ? "" : "not the ops that are known here";
 }
 
 // A node, ready to run.
@@ -222,6 +261,7 @@ class Kernel {
   // The result, or an empty one and a text.
   Value run(const std::vector<const Value*>& inputs, size_t threads, std::string* why) const {
     KernelContext context{inputs, threads, {}};
+    context.output.type = static_cast<Type>(op_->output_type(op_, 0));
     *why = text(op_->compute_v2(kernel_, &context));
     return why->empty() ? context.output : Value{};
   }
@@ -231,7 +271,7 @@ class Kernel {
  private:
   static std::string text(Status* status) {
     if (!status) return "";
-    const std::string text = status->text.empty() ? "an error without a text" : status->text;
+    const std::string text = status->text.empty() ? kNoWords : status->text;
     delete status;
     return text;
   }

@@ -10,11 +10,11 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <limits>
+#include <sstream>
 #include <string>
 
-#include "fake_ort.h"
-#include "kernels_oracle.h"
+#include "kernels_gradient_oracle.h"
+#include "kernels_node_oracle.h"
 
 using namespace hetconv;
 
@@ -26,10 +26,12 @@ class Bytes {
 
   uint8_t byte() { return data_ < end_ ? *data_++ : 0; }
   bool one_in(int n) { return byte() % n == n - 1; }
+  // The same for what hardly ever makes sense.
+  bool odd(int n) { return one_in(n) && !sane; }
   // One of [low, high], or now and then any number at all.
   int64_t number(int low, int high) {
     const uint8_t b = byte();
-    return b < 252 ? low + b % (high - low + 1) : absurd();
+    return b < 252 || sane ? low + b % (high - low + 1) : absurd();
   }
   int64_t absurd() {
     static constexpr int64_t kEdges[] = {
@@ -42,6 +44,8 @@ class Bytes {
     for (int i = 0; i < 8; i++) value = value << 8 | byte();
     return static_cast<int64_t>(value >> (b % 64));
   }
+
+  bool sane = false;  // leaves out what is odd, most of which is refused before anything else is reached
 
  private:
   const uint8_t *data_, *end_;
@@ -62,13 +66,13 @@ int32_t narrow(int64_t value) {
 }
 
 // What fits together unless a number is absurd.
-Case make_case(Bytes& bytes) {
+Case make_case(Bytes& bytes, bool hetconv) {
   Case c{};
   const int64_t part = bytes.number(1, 8);
   c.s.part = narrow(part);
   c.s.in_channels = narrow(int64_t{narrow(bytes.number(1, 12))} * c.s.part);
   c.s.out_channels = narrow(int64_t{narrow(bytes.number(1, 20))} * c.s.part);
-  c.hetconv = bytes.one_in(2);
+  c.hetconv = hetconv;
   const bool winograd = bytes.one_in(2);
   for (int i = 0; i < 2; i++) {
     c.s.kernel[i] = winograd ? 3 : narrow(c.hetconv ? narrow(bytes.number(0, 2)) * int64_t{2} + 1 : bytes.number(1, 5));
@@ -77,10 +81,10 @@ Case make_case(Bytes& bytes) {
   }
   for (int i = 0; i < 4; i++) {
     const int64_t same = int64_t{c.s.dilation[i % 2]} * (c.s.kernel[i % 2] / 2);
-    c.s.pads[i] = narrow(c.hetconv && !bytes.one_in(16) ? same : bytes.number(0, 4));
+    c.s.pads[i] = narrow(c.hetconv && !bytes.odd(16) ? same : bytes.number(0, 4));
   }
   c.low = bytes.one_in(2) ? 0.0f : -INFINITY, c.high = bytes.one_in(2) ? 6.0f : INFINITY;
-  if (bytes.one_in(32)) c.high = bytes.one_in(2) ? -1.0f : NAN;
+  if (bytes.odd(32)) c.high = bytes.one_in(2) ? -1.0f : NAN;
   c.batch = bytes.number(0, 3), c.height = bytes.number(1, 14), c.width = bytes.number(1, 14);
   return c;
 }
@@ -92,7 +96,7 @@ bool small(std::initializer_list<int64_t> sizes, double most) {
 }
 
 void fuzz_layer(Bytes& bytes) {
-  const Case c = make_case(bytes);
+  const Case c = make_case(bytes, bytes.one_in(2));
   const LayerShape& s = c.s;
   static const float kSomewhere = 0;  // weights are read when a layer first runs
   const Weights weights{c.hetconv ? &kSomewhere : nullptr, &kSomewhere, nullptr, c.low, c.high};
@@ -121,7 +125,8 @@ void fuzz_layer(Bytes& bytes) {
       !small({c.batch, out_height, out_width, s.out_channels, s.in_channels / s.part * taps + s.in_channels}, 1e6)) {
     return;
   }
-  if (!check_case(c) || !check_int8_case(c)) wrong("not what the oracle says");
+  if (!check_case(c) || !check_int8_case(c) || (c.hetconv && !check_gradient_case(c)))
+    wrong("not what the oracle says");
 }
 
 void fuzz_pool(Bytes& bytes) {
@@ -153,27 +158,17 @@ void fuzz_pool(Bytes& bytes) {
     for (size_t i = 0; i < y.size(); i++) {
       const int64_t c = i % channels, ox = i / channels % out_width, oy = i / channels / out_width % out_height;
       const float* image = &x[i / (channels * out_width * out_height) * height * width * channels];
-      double sum = 0, most = -INFINITY;
-      int count = 0;
-      for (int64_t ky = 0; ky < s.kernel[0]; ky++) {
-        for (int64_t kx = 0; kx < s.kernel[1]; kx++) {
-          const int64_t iy = oy * s.stride[0] - s.pads[0] + ky, ix = ox * s.stride[1] - s.pads[1] + kx;
-          if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
-          const double value = image[(iy * width + ix) * channels + c];
-          sum += value, most = std::max(most, value), count++;
-        }
-      }
-      const double wanted = s.average ? sum / (s.include_pad ? s.kernel[0] * s.kernel[1] : count) : most;
+      const double wanted = pooled(s, image, height, width, channels, oy, ox, c);
       if (!(std::abs(y[i] - wanted) <= 1e-5)) wrong("not what the oracle of the pool says");
     }
   }
 }
 
 // A tensor has its elements: of a shape that asks for more than a few, one without any.
-ort::Value tensor(Bytes& bytes, std::vector<int64_t> shape) {
-  if (bytes.one_in(24)) shape.resize(bytes.byte() % 7, 1);
+ort::Value tensor(Bytes& bytes, std::vector<int64_t> shape, ort::Type type = ort::kFloat) {
+  if (bytes.odd(24)) shape.resize(bytes.byte() % 7, 1);
   for (int64_t& size : shape) {
-    if (bytes.one_in(24)) size = std::max<int64_t>(0, bytes.number(0, 9));
+    if (bytes.odd(24)) size = std::max<int64_t>(0, bytes.number(0, 9));
   }
   double elements = 1;
   for (int64_t size : shape) elements *= double(std::max<int64_t>(0, size));
@@ -182,64 +177,112 @@ ort::Value tensor(Bytes& bytes, std::vector<int64_t> shape) {
     elements = 0;
   }
   for (int64_t& size : shape) size = std::max<int64_t>(0, size);
-  return {shape, normal(static_cast<size_t>(elements))};
+  const size_t count = static_cast<size_t>(elements);
+  if (type == ort::kFloat) return {shape, normal(count)};
+  return {shape, {}, random_bytes<uint8_t>(count), type};
 }
 
-// A node as it may stand in a tampered file, and inputs as a caller may give them.
-void fuzz_node(Bytes& bytes) {
-  static const std::vector<const ort::CustomOp*> ops = [] {
-    std::vector<const ort::CustomOp*> all;
-    if (!fake::ops({}, &all).empty()) wrong("the ops were not registered");
-    return all;
+// Of every instruction set.
+const std::vector<std::vector<const ort::CustomOp*>>& all_ops() {
+  static const auto all = [] {
+    std::vector<std::vector<const ort::CustomOp*>> sets;
+    std::istringstream names(int8_isa_names());
+    for (std::string name; names >> name;) {
+      if (!fake::ops({{"hetconv.isa", name}}, &sets.emplace_back()).empty()) wrong("the ops were not registered");
+    }
+    return sets;
   }();
-  const int op = bytes.byte() % 4;
-  Case c = make_case(bytes);
+  return all;
+}
+
+// Attributes as they may stand in a tampered file.
+ort::KernelInfo attributes(Bytes& bytes, const Case& c) {
   const LayerShape& s = c.s;
-  c.hetconv = op == 0;
-  const int64_t m = s.in_channels, n = s.out_channels, group = s.part ? m / s.part : 0;
-  const ort::Value w = tensor(bytes, {n, m, 1, 1}), w_kxk = tensor(bytes, {n, group, s.kernel[0], s.kernel[1]});
-  const ort::Value bias = tensor(bytes, {n}), x = tensor(bytes, {c.batch, c.height, c.width, m});
   ort::KernelInfo info;
   info.lists = {{"kernel_shape", {s.kernel[0], s.kernel[1]}},
                 {"strides", {s.stride[0], s.stride[1]}},
                 {"dilations", {s.dilation[0], s.dilation[1]}},
                 {"pads", {s.pads[0], s.pads[1], s.pads[2], s.pads[3]}}};
   info.integers = {{"part", s.part}, {"group", s.part}, {"count_include_pad", bytes.byte() % 3}};
-  info.floats = {{"min", c.low}, {"max", c.high}};
-  for (const char* name : {"kernel_shape", "strides", "dilations", "pads"}) {
-    if (bytes.one_in(24)) info.lists[name].resize(bytes.byte() % 7, 1);
-    for (int64_t& value : info.lists[name]) {
-      if (bytes.one_in(48)) value = bytes.absurd();
+  for (const char* name : {"x_zero_point", "y_zero_point", "z_zero_point"}) info.integers[name] = bytes.byte();
+  info.floats = {{"min", c.low}, {"max", c.high}, {"x_scale", 0.02f}, {"y_scale", 0.05f}, {"z_scale", 0.03f}};
+  for (auto& [name, list] : info.lists) {
+    if (bytes.odd(24)) list.resize(bytes.byte() % 7, 1);
+    for (int64_t& value : list) {
+      if (bytes.odd(48)) value = bytes.absurd();
     }
-    if (bytes.one_in(32)) info.lists.erase(name);
   }
-  for (const char* name : {"part", "group", "count_include_pad"}) {
-    if (bytes.one_in(32)) info.integers[name] = bytes.absurd();
-    if (bytes.one_in(32)) info.integers.erase(name);
+  for (auto& [name, value] : info.integers) {
+    if (bytes.odd(32)) value = bytes.absurd();
   }
-  for (const char* name : {"min", "max"}) {
-    if (bytes.one_in(8)) info.floats.erase(name);
-    if (bytes.one_in(32)) info.integers[name] = 0;
+  for (auto& [name, value] : info.floats) {
+    static constexpr float kOdd[] = {0, -1, INFINITY, -INFINITY, NAN, 1e-9f, 1e9f};
+    if (bytes.odd(32)) value = kOdd[bytes.byte() % std::size(kOdd)];
   }
-  info.constants = {nullptr, &w, &w_kxk, &bias};
-  if (!c.hetconv) info.constants = {nullptr, &w_kxk, &bias};
-  if (bytes.one_in(24)) info.constants[bytes.byte() % info.constants.size()] = nullptr;
+  for (const char* name : {"kernel_shape", "strides", "dilations", "pads"}) {
+    if (bytes.odd(32)) info.lists.erase(name);
+  }
+  for (const char* name : {"part", "group", "count_include_pad", "x_zero_point", "y_zero_point", "z_zero_point"}) {
+    if (bytes.odd(32)) info.integers.erase(name);
+  }
+  for (const char* name : {"min", "max", "z_scale", "x_scale", "y_scale"}) {
+    if (bytes.odd(32)) info.floats.erase(name);
+    if (bytes.odd(32)) info.integers[name] = 0;
+  }
+  for (const char* name : {"min", "max", "z_scale"}) {  // which may be missing
+    if (bytes.one_in(3)) info.floats.erase(name);
+  }
+  return info;
+}
+
+// Whether it was refused; in words.
+bool refused(const std::string& text) {
+  if (text == fake::kNoWords) wrong("a refusal without words");
+  return !text.empty();
+}
+
+// A node, and inputs as a caller may give them.
+void fuzz_node(Bytes& bytes) {
+  const int op = bytes.byte() % fake::kOps;
+  const ort::CustomOp& made_of = *all_ops()[bytes.byte() % all_ops().size()][op];
+  bytes.sane = bytes.one_in(2);
+  Case c = make_case(bytes, fake::is_hetconv(op));
+  LayerShape& s = c.s;
+  for (int i = 0; i < 4 && bytes.sane && !fake::is_conv(op); i++) s.pads[i] %= s.kernel[i % 2];
+  const int64_t m = s.in_channels, n = s.out_channels, group = s.part ? m / s.part : 0;
+  std::vector<std::vector<int64_t>> shapes = {{c.batch, c.height, c.width, m}};
+  if (c.hetconv) shapes.push_back({n, m, 1, 1});
+  if (fake::is_conv(op)) shapes.push_back({n, group, s.kernel[0], s.kernel[1]});
+  if (fake::is_int8_conv(op)) shapes.push_back({n});  // scale
+  if (fake::is_conv(op)) shapes.push_back({n});       // bias
+  std::vector<ort::Value> values;
+  for (size_t i = 0; i < shapes.size(); i++) {
+    values.push_back(tensor(bytes, shapes[i], static_cast<ort::Type>(made_of.input_type(&made_of, i))));
+  }
+  if (fake::is_int8_conv(op)) {
+    for (float& scale : values[values.size() - 2].data) scale /= 2048;
+  }
+  ort::KernelInfo info = attributes(bytes, c);
+  std::vector<const ort::Value*> inputs;
+  for (const ort::Value& value : values) inputs.push_back(&value);
+  info.constants = inputs;
+  info.constants[0] = nullptr;
+  if (bytes.odd(24)) info.constants[bytes.byte() % info.constants.size()] = nullptr;
   {
-    const fake::Kernel kernel(ops[op], info);
-    if (!kernel.error.empty()) return;
-    std::vector<const ort::Value*> inputs = {&x, &w, &w_kxk, &bias};
-    if (op == 1) inputs = {&x, &w_kxk, &bias};
-    if (op > 1) inputs = {&x};
+    const fake::Kernel kernel(&made_of, info);
+    if (refused(kernel.error)) return;
     std::string why;
     const ort::Value y = kernel.run(inputs, 1 + bytes.byte() % 3, &why);
-    if (why.empty()) {
-      for (float value : y.data) {
-        if (std::isnan(value)) wrong("an output that nobody wrote");
-      }
-      if (op < 2) {  // its own output as the sum to add, or something else
-        const ort::Value z = bytes.one_in(4) ? tensor(bytes, y.shape) : y;
+    if (!refused(why)) {
+      const NodeOracle oracle(op, info, values[0]);
+      if (!oracle.agrees(y, nullptr)) wrong("not what the oracle of the node says");
+      if (fake::is_conv(op)) {  // with a sum to add, or something else
+        ort::Type type = fake::is_int8_conv(op) && info.floats.count("z_scale") ? ort::kUint8 : ort::kFloat;
+        if (fake::is_int8_conv(op) && bytes.one_in(8)) type = static_cast<ort::Type>(1 + bytes.byte() % 3);
+        const ort::Value z = tensor(bytes, y.shape, type);
         inputs.push_back(bytes.one_in(8) ? nullptr : &z);
-        kernel.run(inputs, 1, &why);
+        const ort::Value sum = kernel.run(inputs, 1, &why);
+        if (!refused(why) && !oracle.agrees(sum, inputs.back())) wrong("not what the oracle says of a node with a sum");
       }
     }
   }
@@ -274,7 +317,7 @@ int main(int argc, char** argv) {
     for (int i = 0; i < count; i++) {
       seed = std::strtoull(argv[2], nullptr, 10) + i;  // one for each, so that a finding is made again by itself
       std::mt19937_64 random(seed);
-      uint8_t bytes[160];
+      uint8_t bytes[256];
       for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random() >> 32);
       LLVMFuzzerTestOneInput(bytes, sizeof(bytes));
     }
