@@ -33,6 +33,8 @@ void check_sums(const LayerShape& s, const Int8Weights& weights) {
   }
 }
 
+constexpr double kMost = std::numeric_limits<float>::max() / 4;
+
 void check_weights(const LayerShape& shape, const Int8Weights& weights) {
   check_bounds(weights.low, weights.high);
   check_zero_point("x_zero_point", weights.x_zero_point);
@@ -44,10 +46,16 @@ void check_weights(const LayerShape& shape, const Int8Weights& weights) {
     check_scale("z_scale", weights.z_scale);
     check_zero_point("z_zero_point", weights.z_zero_point);
   }
+  // In steps of y, times the largest that each is multiplied with: then no sum is infinite, or not a number.
+  const double steps = weights.float_output ? 1 : 1 / double(weights.y_scale);
+  const auto finite = [steps](double value, double times) {
+    return std::isfinite(static_cast<float>(value)) && std::abs(value * steps * times) < kMost;
+  };
   for (int n = 0; n < shape.out_channels; n++) {
-    if (!std::isfinite(weights.scale[n])) refuse("scales must be finite");
-    if (weights.bias && !std::isfinite(weights.bias[n])) refuse("the bias must be finite");
+    if (!finite(weights.scale[n], 0x1p31)) refuse("scales must be finite, in steps of y too");
+    if (weights.bias && !finite(weights.bias[n], 1)) refuse("the bias must be finite, in steps of y too");
   }
+  if (!weights.float_residual && !finite(weights.z_scale, 255)) refuse("z_scale must be finite, in steps of y too");
   check_sums(shape, weights);
 }
 
