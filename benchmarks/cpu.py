@@ -4,17 +4,19 @@
     python benchmarks/cpu.py --int8
 
 About ten minutes on a quiet machine; with --int8, the table of docs/int8.md, four. Every row is compared with PyTorch
-first; one wrong row, and nothing is written. PyTorch's own two engines are left out: they have never been the fastest,
-and `make bench` has them. INT8 has its fp32 beside it, in the same run.
+first; one wrong row, or a busy machine, and nothing is written. PyTorch's own two engines are left out: they have never
+been the fastest, and `make bench` has them. INT8 has its fp32 beside it, in the same run.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from calib.for_bench import quantise_for_bench
+from calib.for_bench import quantize_for_bench
 from inference.bench import Settings, bench
 from inference.show import bar, show_run
+from inference.worker_process import available_cores
 
 RESULTS = Path(__file__).parent / 'results'
 ENGINES = ('ort-cpu', 'onnxruntime', 'openvino', 'mnn', 'ncnn')
@@ -40,9 +42,12 @@ def main() -> None:
         INT8_ENGINES if args.int8 else ENGINES, tuple(args.threads or (1, 2)), (args.batch,),
         ('int8', 'fp32') if args.int8 else ('fp32',), rounds=args.rounds,
     )  # fmt: skip
+    load, cores = os.getloadavg()[0], len(available_cores())
+    if load >= cores:
+        sys.exit(f'the machine is busy (load {load:.1f} on {cores} cores): nothing is measured')
     models = args.models or (INT8_MODELS if args.int8 else MODELS)
     with bar() as progress:
-        run = bench(models, settings, progress=progress, quantise=quantise_for_bench)
+        run = bench(models, settings, progress=progress, quantize=quantize_for_bench)
     show_run(run)
     if not run.settings['complete'] or any(row.status == 'failed' for row in run.rows):
         sys.exit('a row failed, or the run was cut short: nothing is written')

@@ -83,7 +83,7 @@ def calibrate(
     report: Report = lambda what, done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Calibrated:
-    """Quantise a network, and compare it with itself.
+    """Quantize a network, and compare it with itself.
 
     Args:
         proto: Of `hetconv export`.

@@ -21,10 +21,10 @@ from .ranges import collect_ranges
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['quantise_for_bench']
+__all__ = ['quantize_for_bench']
 
 
-def quantise_for_bench(
+def quantize_for_bench(
     proto: 'onnx.ModelProto', portable: 'onnx.ModelProto', images: np.ndarray
 ) -> 'tuple[onnx.ModelProto, onnx.ModelProto]':
     """Both INT8 forms of a network.

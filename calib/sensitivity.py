@@ -46,7 +46,7 @@ def measure_sensitivity(
     reduce_range: bool = False,
     report: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> list[Sensitivity]:
-    """Quantise one layer at a time, and look at the logits; noisiest first.
+    """Quantize one layer at a time, and look at the logits; noisiest first.
 
     Args:
         proto: The float network.

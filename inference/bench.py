@@ -20,7 +20,7 @@ from .environment import describe_environment
 from .errors import UserError
 from .ratios import fill_ratios
 from .rows import LayerRow, Measurement, Row, Run
-from .subjects import Quantise, Subject, layer_subjects, model_subjects
+from .subjects import Quantize, Subject, layer_subjects, model_subjects
 from .summary import setting_text
 from .worker_process import WorkerError, WorkerProcess, available_cores
 
@@ -56,7 +56,7 @@ class Settings:
     Threads, batches and precisions are combined; each combination is a comparison of its own.
 
     Attributes:
-        engines: Engine names, all of a CPU or all of a GPU.
+        engines: Engine names, all of a CPU or all of a GPU; each is measured in those of the precisions that it has.
         threads: Thread counts of a CPU; (0,) of a GPU, whose processes have all cores.
         batches: Samples an inference.
         precisions: 'fp32'; on a CPU 'int8', on a GPU 'fp16' and 'bf16' too.
@@ -91,11 +91,12 @@ class Settings:
                 raise UserError('--threads is for a CPU: a GPU is measured with all cores to serve it')
             if engines[0].device == 'cpu' and not 1 <= threads <= cores:
                 raise UserError(f'threads {threads} must be from 1 to {cores}, the number of cores here')
-        for engine in engines:
-            for precision in self.precisions:
-                if precision not in engine.precisions:
-                    known = ', '.join(engine.precisions)
-                    raise UserError(f'engine {engine.name} computes in {known} here, not in {precision!r}')
+        # An engine that has one of several precisions is measured in that one.
+        lacking = [e for e in engines if not set(self.precisions) & set(e.precisions)]
+        lacking += [e for p in self.precisions if not any(p in e.precisions for e in engines) for e in engines[:1]]
+        for engine in lacking:
+            known, missing = ', '.join(engine.precisions), set(self.precisions) - set(engine.precisions)
+            raise UserError(f'engine {engine.name} computes in {known} here, not in {min(missing)!r}')
 
     @property
     def device(self) -> str:
@@ -132,7 +133,7 @@ def bench(
     checkpoint: Path | None = None,
     progress: Progress = lambda what, done, total: None,
     save: Callable[[Run], None] = lambda run: None,
-    quantise: Quantise | None = None,
+    quantize: Quantize | None = None,
 ) -> Run:
     """Measure models, and the dense twin of each, on engines.
 
@@ -143,18 +144,18 @@ def bench(
         checkpoint: Weights for the one model given, instead of random ones.
         progress: Called before each step.
         save: Called with the run so far after every group, and at the end.
-        quantise: Makes the INT8 networks; needed where 'int8' is one of the precisions.
+        quantize: Makes the INT8 networks; needed where 'int8' is one of the precisions.
 
     Returns:
         The run; after Ctrl-C what was measured until then, with `settings['complete']` False.
 
     Raises:
         UserError: An unknown model or engine, or a setting that cannot be measured.
-        ValueError: INT8 without `quantise`.
+        ValueError: INT8 without `quantize`.
     """
     settings.check()
-    if 'int8' in settings.precisions and quantise is None:
-        raise ValueError('INT8 needs `quantise`')
+    if 'int8' in settings.precisions and quantize is None:
+        raise ValueError('INT8 needs `quantize`')
     watch = None
     if settings.device == 'cuda':
         from .gpu_figures import GpuWatch
@@ -173,7 +174,7 @@ def bench(
         try:
             for i, (group, condition) in enumerate(work):
                 stage = _Stage(progress, i, len(work))
-                chosen = quantise if condition.precision == 'int8' else None
+                chosen = quantize if condition.precision == 'int8' else None
                 _measure_group(run, group, condition, settings, Path(folder), stage, watch, chosen)
                 save(run)
             run.settings['complete'] = True
@@ -208,13 +209,14 @@ def _measure_group(
     folder: Path,
     stage: _Stage,
     watch: 'GpuWatch | None',
-    quantise: Quantise | None,
+    quantize: Quantize | None,
 ) -> None:
-    slots = [_Slot(_empty_row(subject, engine, condition), subject) for subject in group for engine in settings.engines]
+    engines = [name for name in settings.engines if condition.precision in load_engine(name).precisions]
+    slots = [_Slot(_empty_row(subject, engine, condition), subject) for subject in group for engine in engines]
     try:
         for i, slot in enumerate(slots):
             stage(f'loading {slot.subject.title} on {slot.row.engine}, {condition}', 0.4 * i / len(slots))
-            _activate(slot, condition, settings, folder, quantise)
+            _activate(slot, condition, settings, folder, quantize)
         _take_turns([slot for slot in slots if slot.worker], condition, settings, stage, watch)
     finally:
         for slot in slots:
@@ -235,11 +237,11 @@ def _empty_row(subject: Subject, engine_name: str, condition: Condition) -> Meas
     return LayerRow(**common, layer=subject.layer.name, count=subject.layer.count, shape=_plain(subject.layer.shape))
 
 
-def _activate(slot: _Slot, condition: Condition, settings: Settings, folder: Path, quantise: Quantise | None) -> None:
+def _activate(slot: _Slot, condition: Condition, settings: Settings, folder: Path, quantize: Quantize | None) -> None:
     """Load, compare with PyTorch, and find out how many inferences make a turn."""
     files: ModelFiles
     try:
-        files, samples = slot.subject.write(folder, condition.batch, settings.seed, quantise)
+        files, samples = slot.subject.write(folder, condition.batch, settings.seed, quantize)
     except Exception as error:  # whatever the exporter says of a model that it cannot export: the others go on
         message = str(error).strip().splitlines() or ['']
         slot.row.status, slot.row.error = 'failed', f'{type(error).__name__}: {message[0]}'[:500]

@@ -144,7 +144,7 @@ def bench(
     models: Annotated[list[str], typer.Argument(help='Model names; dense twins are added.', show_default=False)],
     engine: Annotated[
         Optional[list[str]],
-        typer.Option(help='Engine, repeatable. Default: all that are here and have the precision.', show_default=False),
+        typer.Option(help='Engine, repeatable. Default: all that are here.', show_default=False),
     ] = None,
     threads: Annotated[
         Optional[list[int]], typer.Option(help='Threads, repeatable. Default: 1.', show_default=False)
@@ -166,13 +166,15 @@ def bench(
     ] = None,
 ) -> None:
     """Measure models on engines, beside what their FLOPs promise. Ctrl-C keeps what is done."""
-    from calib.for_bench import quantise_for_bench
+    from calib.for_bench import quantize_for_bench
 
     from .bench import Settings
     from .bench import bench as run_bench
     from .engines import installed_engines
     from .show import bar, show_run
 
+    if 'int8' in (precision or ()):
+        _require_packages('onnxruntime')
     if device not in ('cpu', 'cuda'):
         raise UserError(f"unknown device {device!r}; there are 'cpu' and 'cuda'")
     if report:
@@ -203,7 +205,7 @@ def bench(
             checkpoint,
             progress,
             save=save,
-            quantise=quantise_for_bench,
+            quantize=quantize_for_bench,
         )
     show_run(run)
     if report and run.measured:
@@ -258,6 +260,15 @@ def report(
     _write_report(Run.load(json), output, accuracy or [])
 
 
+def _require_packages(*packages: str) -> None:
+    """Before minutes of work; looks without importing. Raises ModuleNotFoundError, which `main` has words for."""
+    import importlib.util
+
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise ModuleNotFoundError(f'No module named {package!r}', name=package)
+
+
 def _check_report_folder(folder: Path) -> None:
     """Before minutes of work: can the report be written?
 
@@ -265,11 +276,7 @@ def _check_report_folder(folder: Path) -> None:
         UserError: The folder cannot be made or written to.
         ModuleNotFoundError: A package that draws the report is not installed.
     """
-    import importlib.util
-
-    for package in ('jinja2', 'matplotlib'):
-        if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(f'No module named {package!r}', name=package)
+    _require_packages('jinja2', 'matplotlib')
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f'{folder} cannot be made: {existing} is a file')

@@ -48,7 +48,7 @@ def calibrate(
     seed: Annotated[int, typer.Option(min=0, help='Of the choice of images.')] = 0,
     cache: Annotated[Optional[Path], typer.Option(help='Folder in which ranges are kept.', show_default=False)] = None,
 ) -> None:
-    """Quantise a model to INT8 with explicit Q/DQ, and refuse one that loses too much.
+    """Quantize a model to INT8 with explicit Q/DQ, and refuse one that loses too much.
 
     The report, FILE.json beside the model, is written in either case.
     """

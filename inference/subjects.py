@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from timm_hetconv import LayerCost
 
-__all__ = ['LayerOf', 'Quantise', 'Subject', 'layer_subjects', 'model_subjects']
+__all__ = ['LayerOf', 'Quantize', 'Subject', 'layer_subjects', 'model_subjects']
 
 
 # What stands in a convolution's place, in the paper's words.
@@ -29,7 +29,7 @@ MAX_IMAGES = 8  # different ones in a batch
 
 # An exported network, its portable form and images (B, C, H, W) into both in INT8: the first with HetConv2d as one
 # unit, the second as onnxruntime.quantization does it by itself.
-Quantise = Callable[['onnx.ModelProto', 'onnx.ModelProto', 'np.ndarray'], 'tuple[onnx.ModelProto, onnx.ModelProto]']
+Quantize = Callable[['onnx.ModelProto', 'onnx.ModelProto', 'np.ndarray'], 'tuple[onnx.ModelProto, onnx.ModelProto]']
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,29 @@ class Subject:
 
     _written: dict[Any, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path, batch: int, seed: int, quantise: Quantise | None = None) -> tuple[ModelFiles, Path]:
+    def write(self, folder: Path, batch: int, seed: int, quantize: Quantize | None = None) -> tuple[ModelFiles, Path]:
         """Write the model in every form, and a batch with PyTorch's output for it; once a folder, batch and precision.
 
         Args:
             folder: For the files.
             batch: Samples.
             seed: Of the samples.
-            quantise: For the forms in INT8, or None for those in float.
+            quantize: For the forms in INT8, or None for those in float.
 
         Returns:
             The model files, and the path of an .npz with `x` (batch, C, H, W) and `y`.
         """
-        key = folder, batch, quantise
+        key = folder, batch, quantize
         if key not in self._written:
-            self._written[key] = self._write(folder, batch, seed, quantise)
+            try:
+                self._written[key] = self._write(folder, batch, seed, quantize)
+            except Exception as error:  # for the next engine too
+                self._written[key] = error
+        if isinstance(self._written[key], Exception):
+            raise self._written[key]
         return self._written[key]
 
-    def _write(self, folder: Path, batch: int, seed: int, quantise: Quantise | None) -> tuple[ModelFiles, Path]:
+    def _write(self, folder: Path, batch: int, seed: int, quantize: Quantize | None) -> tuple[ModelFiles, Path]:
         import numpy as np
         import torch
 
@@ -111,16 +116,16 @@ class Subject:
             outputs = self.model(images)
         samples = folder / f'{stem}-{batch}.npz'
         np.savez(samples, x=images[order].numpy(), y=outputs[order].numpy())
-        peers = None
-        if quantise:
+        qdq = None
+        if quantize:
             stem += '.int8'
-            onnx, peers = folder / f'{stem}-{batch}.onnx', folder / f'{stem}-{batch}.peers.onnx'
-            proto, other = quantise(proto, fix_batch(to_portable(proto), len(images)), images.numpy())
+            onnx, qdq = folder / f'{stem}-{batch}.onnx', folder / f'{stem}-{batch}.qdq.onnx'
+            proto, other = quantize(proto, fix_batch(to_portable(proto), len(images)), images.numpy())
             save_model(proto, onnx)
-            save_model(fix_batch(other, batch), peers)
+            save_model(fix_batch(other, batch), qdq)
         portable = folder / f'{stem}-{batch}.portable.onnx'
         save_model(fix_batch(to_portable(proto), batch), portable)
-        return ModelFiles(module, onnx, portable, peers), samples
+        return ModelFiles(module, onnx, portable, qdq), samples
 
 
 def model_subjects(names: list[str], checkpoint: Path | None = None) -> list[list[Subject]]:

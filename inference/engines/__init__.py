@@ -49,13 +49,13 @@ def load_engine(name: str) -> type[Engine]:
 
 
 def installed_engines(device: str = 'cpu', precisions: Iterable[str] = ()) -> list[str]:
-    """Names of a device's engines whose packages are installed, and which compute in all of some precisions."""
+    """Names of a device's engines whose packages are installed, and which have one of the precisions, if any are given."""
     names = []
     for name in ENGINES:
         try:
             engine = load_engine(name)
         except UserError:
             continue
-        if engine.device == device and set(precisions) <= set(engine.precisions):
+        if engine.device == device and (not precisions or set(precisions) & set(engine.precisions)):
             names.append(name)
     return names

@@ -20,14 +20,14 @@ class ModelFiles:
         module: Pickled `torch.nn.Module` in eval mode, written by this project.
         onnx: ONNX with `hetconv::HetConv2d` nodes and dynamic batch.
         portable: ONNX of standard operators, with the batch size fixed, since some converters need it.
-        peers: INT8 only: the portable form as `onnxruntime.quantization` quantises it by itself. In INT8, `onnx` and
+        qdq: INT8 only: the portable form as `onnxruntime.quantization` quantises it by itself. In INT8, `onnx` and
             `portable` have Q/DQ around HetConv2d as one unit, and `module` is still the float network.
     """
 
     module: Path
     onnx: Path
     portable: Path
-    peers: Path | None = None
+    qdq: Path | None = None
 
 
 class Engine(ABC):

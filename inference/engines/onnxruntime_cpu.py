@@ -26,7 +26,7 @@ class OnnxRuntimeCpu(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
-        path = self.files.peers if self.precision == 'int8' else self.files.onnx
+        path = self.files.qdq if self.precision == 'int8' else self.files.onnx
         self._session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
         self._input = self._session.get_inputs()[0].name
 

@@ -96,7 +96,7 @@ def _emit(
 ) -> ir.Value:
     """The operator, before the last node that it takes in."""
     y = chain.value
-    scale = (np.float64(x.scale) * weights[0].scale).astype(np.float32)
+    scale = (np.float64(x.scale) * weights[0].scale.astype(np.float64)).astype(np.float32)
     inputs = [x.value, *(weight.value for weight in weights)]
     inputs += [_constant(graph, scale, f'{y.name}.scale'), _constant(graph, bias, f'{y.name}.bias')]
     inputs += [] if chain.residual is None else [chain.residual]
@@ -131,12 +131,12 @@ def _hetconv(graph: ir.Graph, node: Any) -> None:
     if x is None or w is None or w_kxk is None or not np.array_equal(w.scale, w_kxk.scale):
         return
     bias = bias_of(node.inputs[3] if len(node.inputs) > 3 else None, len(w.scale))
-    if bias is None or not fits(x, [w, w_kxk]):
+    chain = follow(node.outputs[0])
+    if bias is None or not fits(x, [w, w_kxk], bias, chain.attributes):
         return
     attributes: dict[str, Any] = {
         name: ints(node, name, []) for name in ('kernel_shape', 'strides', 'pads', 'dilations')
     }
-    chain = follow(node.outputs[0])
     out = _emit(graph, 'QHetConv2d', x, [w, w_kxk], bias, chain, part=node.attributes.get_int('part'), **attributes)
     _replace(graph, chain.value, out)
 
@@ -148,9 +148,9 @@ def _conv(graph: ir.Graph, node: Any) -> None:
     bias = bias_of(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
     if bias is None or node.attributes.get_string('auto_pad', 'NOTSET') not in ('NOTSET', 'VALID'):
         return
-    if not fits(x, [w]):
-        return
     chain = follow(node.outputs[0])
+    if not fits(x, [w], bias, chain.attributes):
+        return
     out = _emit(
         graph, 'QConv', x, [w], bias, chain,
         group=node.attributes.get_int('group', 1),
@@ -171,18 +171,12 @@ def _gemm(graph: ir.Graph, node: Any) -> None:
     if node.attributes.get_float('alpha', 1.0) != 1 or node.attributes.get_float('beta', 1.0) != 1:
         return
     bias = bias_of(node.inputs[2] if len(node.inputs) > 2 else None, len(w.scale))
-    if bias is None or not fits(x, [w]):
-        return
     chain = follow(y)
+    if bias is None or not fits(x, [w], bias, chain.attributes):
+        return
     last, (n, m) = chain.value.producer(), np.asarray(array_of(w.value)).shape
-    image = _insert(
-        graph,
-        last,
-        'Reshape',
-        [x.value, _constant(graph, np.array([0, m, 1, 1], np.int64), f'{y.name}.image')],
-        x.value,
-        '',
-    )
+    shape = _constant(graph, np.array([0, m, 1, 1], np.int64), f'{y.name}.image')
+    image = _insert(graph, last, 'Reshape', [x.value, shape], x.value, '')
     image.shape = ir.Shape([*x.value.shape, 1, 1])
     filters = _constant(graph, np.asarray(array_of(w.value))[:, :, None, None], f'{y.name}.weight')
     x, w = Scaled(image, x.scale, x.zero_point), Scaled(filters, w.scale, w.zero_point)

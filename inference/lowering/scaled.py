@@ -119,9 +119,17 @@ def floats_of(scaled: Scaled, axis: int) -> np.ndarray | None:
     return (array.astype(np.float64) - zero_point.astype(np.float64)).astype(np.float32) * scale  # float8 too
 
 
-def fits(x: Scaled, weights: list[Scaled]) -> bool:
-    """Whether the kernels can: sums of products with bytes within 32 bits, and scales of these within float32."""
-    if not (np.float64(x.scale) * weights[0].scale <= np.finfo(np.float32).max).all():
+def fits(x: Scaled, weights: list[Scaled], bias: np.ndarray, epilogue: dict[str, Any]) -> bool:
+    """Whether the kernels can: sums of products with bytes within 32 bits; and all that is computed within float32.
+
+    Args:
+        x, weights, bias: Of a layer.
+        epilogue: The attributes of what follows it, see chain.py.
+    """
+    steps = 1 / np.float64(np.float32(epilogue.get('y_scale', 1)))
+    scale = np.float64(x.scale) * weights[0].scale.astype(np.float64)
+    largest = [scale * 2.0**31, bias.astype(np.float64), np.float64(epilogue.get('z_scale', 1)) * 255]
+    if not all((np.abs(values * steps) < np.finfo(np.float32).max / 4).all() for values in largest):
         return False
     arrays = [array_of(weight.value) for weight in weights]
     sums = sum(np.abs(a.astype(np.int64)).reshape(len(a), -1).sum(1) for a in arrays if a is not None)

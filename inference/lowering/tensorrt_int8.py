@@ -50,13 +50,15 @@ def _rewrite(graph: ir.Graph, node: Any, sm: int) -> None:
     n, m = w.shape[:2]
     bias = bias_of(node.inputs[3] if len(node.inputs) > 3 else None, n)
     chain = follow(node.outputs[0], ir.DataType.INT8)
-    if bias is None or not _takes(x, weights, node, w_kxk, chain) or n % VECTOR or m % VECTOR:
+    if bias is None or not _takes(weights, node, w_kxk, chain) or n % VECTOR or m % VECTOR:
+        return
+    if not fits(x, weights, bias, chain.attributes):
         return
     # In steps of y, in float64 until the end: each is rounded once.
     steps = 1 / np.float64(np.float32(chain.attributes['y_scale']))
-    scale = np.float64(x.scale) * weights[0].scale * steps
+    scale = np.float64(x.scale) * weights[0].scale.astype(np.float64) * steps
     z_scale = np.float64(np.float32(chain.attributes.get('z_scale', 0))) * steps
-    epilogue = np.stack([scale, bias * steps, np.full(n, z_scale)]).astype(np.float32)
+    epilogue = np.stack([scale, bias.astype(np.float64) * steps, np.full(n, z_scale)]).astype(np.float32)
     bounds = [chain.attributes.get('min', -math.inf) * steps, chain.attributes.get('max', math.inf) * steps]
     residual = [] if chain.residual is None else [chain.residual]
     insert_plugin(
@@ -64,7 +66,7 @@ def _rewrite(graph: ir.Graph, node: Any, sm: int) -> None:
     )
 
 
-def _takes(x: Scaled, weights: list[Scaled], node: Any, w_kxk: np.ndarray, chain: Chain) -> bool:
+def _takes(weights: list[Scaled], node: Any, w_kxk: np.ndarray, chain: Chain) -> bool:
     """Whether the kernel can: bytes in and out, one scale for both weights, no values at the centre of the K x K ones,
     which would not fit into the bytes of the 1x1 kernels."""
     kernel = ints(node, 'kernel_shape', [])
@@ -72,4 +74,4 @@ def _takes(x: Scaled, weights: list[Scaled], node: Any, w_kxk: np.ndarray, chain
         return False
     if 'y_scale' not in chain.attributes or (chain.residual is not None and 'z_scale' not in chain.attributes):
         return False
-    return np.array_equal(weights[0].scale, weights[1].scale) and fits(x, weights)
+    return np.array_equal(weights[0].scale, weights[1].scale)

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from networks import SIZE, network
 
-from calib.for_bench import quantise_for_bench
+from calib.for_bench import quantize_for_bench
 from inference.export import INPUT
 from inference.lowering.portable import fix_batch, to_portable
 
@@ -18,7 +18,7 @@ def images():
 @pytest.fixture(scope='module')
 def forms(images):
     proto = network()
-    return proto, *quantise_for_bench(proto, fix_batch(to_portable(proto), len(images)), images)
+    return proto, *quantize_for_bench(proto, fix_batch(to_portable(proto), len(images)), images)
 
 
 def _run(proto, images):

@@ -9,7 +9,7 @@ READERS = (*WEIGHTS, 'MaxPool', 'AveragePool', 'ReduceMean', 'Add')
 
 
 def quantized(proto, images, *, skip=(), signed=False, joint=True):
-    """Quantise what convolutions, pools and sums read, and the weights.
+    """Quantize what convolutions, pools and sums read, and the weights.
 
     Args:
         proto: From `export_model`.

@@ -16,7 +16,7 @@ from torch import nn
 
 import inference.bench
 import timm_hetconv
-from calib.for_bench import quantise_for_bench
+from calib.for_bench import quantize_for_bench
 from inference.bench import Condition, Settings, bench
 from inference.engines import ModelFiles
 from inference.errors import UserError
@@ -90,8 +90,10 @@ def test_layers_are_compared_with_what_the_dense_twin_has_in_their_place():
 
 def test_int8_is_a_comparison_of_its_own():
     """The engines get networks in INT8, whose results are further from PyTorch's than any in fp32."""
-    settings = Settings(engines=('onnxruntime',), precisions=('fp32', 'int8'), rounds=1, turn_ms=1)
-    rows = bench([MODEL], settings, quantise=quantise_for_bench).rows
+    settings = Settings(engines=('torch', 'onnxruntime'), precisions=('fp32', 'int8'), rounds=1, turn_ms=1)
+    rows = bench([MODEL], settings, quantize=quantize_for_bench).rows
+    assert [row.precision for row in rows if row.engine == 'torch'] == ['fp32'] * 2  # it has no other
+    rows = [row for row in rows if row.engine == 'onnxruntime']
     assert [(row.precision, row.model == MODEL) for row in rows] == [
         ('fp32', False), ('fp32', True), ('int8', False), ('int8', True)
     ]  # fmt: skip
@@ -102,7 +104,7 @@ def test_int8_is_a_comparison_of_its_own():
 
 
 def test_int8_without_a_way_to_it_is_refused():
-    with pytest.raises(ValueError, match='quantise'):
+    with pytest.raises(ValueError, match='quantize'):
         bench([MODEL], Settings(engines=('onnxruntime',), precisions=('int8',)))
 
 
@@ -151,6 +153,19 @@ def test_a_wrong_result_is_never_timed(monkeypatch):
     assert dense.ms_median is None
     assert p4.status == 'ok'
     assert p4.baseline is None
+
+
+def test_what_cannot_be_quantised_is_tried_once():
+    calls = []
+
+    def quantize(*args):
+        calls.append(args)
+        raise RuntimeError('no')
+
+    settings = Settings(engines=('onnxruntime', 'ort-cpu'), precisions=('int8',), rounds=1, turn_ms=1)
+    rows = bench([MODEL], settings, quantize=quantize).rows
+    assert [row.error for row in rows] == ['RuntimeError: no'] * 4
+    assert len(calls) == 2  # a network each
 
 
 def test_a_model_that_cannot_be_exported_fails_alone(monkeypatch):

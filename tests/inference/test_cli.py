@@ -192,7 +192,7 @@ def test_an_interrupted_bench_without_a_row_replaces_nothing(tmp_path, monkeypat
     from inference import bench, cli
     from inference.rows import Run
 
-    def interrupted(models, settings, layers, checkpoint, progress, save, quantise):
+    def interrupted(models, settings, layers, checkpoint, progress, save, quantize):
         run = Run(created='', environment={}, settings={'complete': False})
         save(run)
         return run

@@ -85,15 +85,19 @@ def threaded(tmp_path_factory):
     return build(tmp_path_factory.mktemp('thread'), '-DHETCONV_SANITIZE=thread', targets=targets)
 
 
-@pytest.mark.long
-def test_threads(threaded):
-    assert 'cases right' in check(threaded / 'hetconv_check', 200, 1)
+@pytest.mark.slow
+@pytest.mark.xdist_group('threads')
+@pytest.mark.parametrize('cases', [20, pytest.param(200, marks=pytest.mark.long)])
+def test_threads(threaded, cases):
+    assert 'cases right' in check(threaded / 'hetconv_check', cases, 1)
 
 
-@pytest.mark.long
-def test_threads_of_sessions(threaded):
+@pytest.mark.slow
+@pytest.mark.xdist_group('threads')
+@pytest.mark.parametrize('rounds', [1, pytest.param(20, marks=pytest.mark.long)])
+def test_threads_of_sessions(threaded, rounds):
     """The custom ops, with ONNX Runtime played by `fake_ort.h`: all that runs is instrumented, its pool too."""
-    assert 'results right' in check(threaded / 'hetconv_race', 20)
+    assert 'results right' in check(threaded / 'hetconv_race', rounds)
     seen = run(threaded / 'hetconv_race', 1, 'race')
     assert seen.returncode
     assert 'data race' in seen.stderr

@@ -172,6 +172,7 @@ SCALE = np.ones(8, np.float32)
         (dict(part=4, y_scale=1e-40), 'scales must be finite, in steps of y too'),
         (dict(part=4, scale=SCALE * 1e-30, bias=SCALE, y_scale=1e-40), 'the bias must be finite, in steps'),
         (dict(part=4, scale=SCALE * 1e-30, z_scale=1.0, y_scale=1e-40), 'z_scale must be finite, in steps'),
+        (dict(part=4, scale=SCALE * 1e-30, y_scale=1e-40), 'z_scale must be finite, in steps'),
         (dict(part=4, scale=None), 'scale is missing'),
         (dict(part=4, scale=np.ones(7, np.float32)), r'scale of shape \(7,\) must be float32 of shape \(8,\)'),
         (dict(part=4, w=W1.astype(np.int16)), r'w of shape \(8, 8\) must be int8'),

@@ -85,8 +85,12 @@ def test_half_precision_leaves_bytes_and_epilogues_alone(resnet):
     graph, _ = resnet
     lowered = to_tensorrt(graph, 'fp16', 86)
     constants = {tensor.name: tensor.data_type for tensor in lowered.graph.initializer}
-    assert len(plugin_nodes(lowered)) == 15
-    assert {constants[node.input[2]] for node in plugin_nodes(lowered)} == {onnx.TensorProto.FLOAT}
+    nodes = plugin_nodes(lowered)
+    assert len(nodes) == 15
+    assert {constants[node.input[1]] for node in nodes} == {onnx.TensorProto.INT8}
+    assert {constants[node.input[2]] for node in nodes} == {onnx.TensorProto.FLOAT}
+    values = {value.name: value.type.tensor_type.elem_type for value in lowered.graph.value_info}
+    assert {values[name] for node in nodes for name in (node.input[0], node.output[0])} == {onnx.TensorProto.INT8}
 
 
 class Net(nn.Module):
@@ -105,21 +109,21 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ('net', 'bounds', 'inputs'),
+    ('activation', 'residual', 'bounds'),
     [
-        (Net(), (-np.inf, np.inf), 3),
-        (Net(nn.ReLU()), (0, np.inf), 3),
-        (Net(nn.ReLU6(), residual=True), (0, 6), 4),
-        (Net(residual=True), (-np.inf, np.inf), 4),
+        (None, False, (-np.inf, np.inf)),
+        (nn.ReLU(), False, (0, np.inf)),
+        (nn.ReLU6(), True, (0, 6)),
+        (None, True, (-np.inf, np.inf)),
     ],
 )
-def test_bounds_are_in_steps_of_the_output(net, bounds, inputs):
+def test_bounds_are_in_steps_of_the_output(activation, residual, bounds):
     torch.manual_seed(0)
     x = images((32, 7, 5))
-    graph = quantised(export_model(net.eval(), (32, 7, 5)), x)
+    graph = quantised(export_model(Net(activation, residual=residual).eval(), (32, 7, 5)), x)
     lowered = to_tensorrt(graph, 'fp32', 86)
     (node,) = plugin_nodes(lowered)
-    assert len(node.input) == inputs
+    assert len(node.input) == 3 + residual
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     rounding = next(n for n in graph.graph.node if n.output[0] == node.output[0])
     scale = float(constants[rounding.input[1]])

@@ -299,9 +299,9 @@ def test_a_type_without_a_zero_point_is_read_off_the_node():
     assert np.abs(run(to_ort_cpu(graph), x) - wanted).max() < 0.01 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize('what', ['bias', 'scale'])
+@pytest.mark.parametrize('what', ['bias', 'scale', 'step'])
 def test_a_layer_that_the_kernel_would_refuse_stays_in_floats(what):
-    """A bias that is not finite; scales whose product leaves float32."""
+    """A bias that is not finite; scales whose product leaves float32; a step of the output that is too small."""
     torch.manual_seed(0)
     x = images((8, 9, 7))
     net = Net(lambda y, x: y.relu(), nn.Conv2d(8, 8, 3, padding=1)).eval()
@@ -309,10 +309,15 @@ def test_a_layer_that_the_kernel_would_refuse_stays_in_floats(what):
         net.first.bias.data[3] = -torch.inf
         graph = quantized(export_model(net, (8, 9, 7)), x)
     else:
-        graph = tampered(quantized(export_model(net, (8, 9, 7)), x), large_scale)
+        graph = tampered(quantized(export_model(net, (8, 9, 7)), x), large_scale if what == 'scale' else small_step)
     lowered = to_ort_cpu(graph)
     assert operators(lowered)['FloatConv'] == 1
     assert run(lowered, x).shape == (2, 8, 9, 7)
+
+
+def small_step(model, node, constants, put):
+    rounded = next(n for n in model.graph.node if n.op_type == 'QuantizeLinear' and n.input[0] != 'input')
+    put(rounded.input[1], np.float32(1e-38))
 
 
 def large_scale(model, node, constants, put):

@@ -149,7 +149,7 @@ class InputTable {
   }
 
   static constexpr int kFewChannels = 16;
-  static constexpr int kShares = 8;  // see share_out
+  static constexpr int kShares = 8;  // equal shares for 1, 2, 4 and 8 threads
   static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 8 * kStep, kMaxTable = 1 << 16;
 
   LayerShape s_;

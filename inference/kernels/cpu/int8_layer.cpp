@@ -46,7 +46,7 @@ void check_weights(const LayerShape& shape, const Int8Weights& weights) {
     check_scale("z_scale", weights.z_scale);
     check_zero_point("z_zero_point", weights.z_zero_point);
   }
-  // In steps of y, times the largest that each is multiplied with: then no sum is infinite, or not a number.
+  // In steps of y, times the largest that each is multiplied with: then no sum of bytes is infinite, or not a number.
   const double steps = weights.float_output ? 1 : 1 / double(weights.y_scale);
   const auto finite = [steps](double value, double times) {
     return std::isfinite(static_cast<float>(value)) && std::abs(value * steps * times) < kMost;
@@ -55,7 +55,7 @@ void check_weights(const LayerShape& shape, const Int8Weights& weights) {
     if (!finite(weights.scale[n], 0x1p31)) refuse("scales must be finite, in steps of y too");
     if (weights.bias && !finite(weights.bias[n], 1)) refuse("the bias must be finite, in steps of y too");
   }
-  if (!weights.float_residual && !finite(weights.z_scale, 255)) refuse("z_scale must be finite, in steps of y too");
+  if (weights.float_residual ? !finite(1, 1) : !finite(weights.z_scale, 255)) refuse("z_scale must be finite, in steps of y too");
   check_sums(shape, weights);
 }
 

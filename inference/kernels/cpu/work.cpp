@@ -9,7 +9,7 @@ namespace hetconv {
 
 namespace {
 
-constexpr size_t kMostRanges = 64;
+constexpr size_t kMostRanges = 256;  // and so threads: 16 KiB on the stack
 
 // Items in ranges of neighbours, which share inputs: as many as there may be threads, or more. A thread begins with a
 // range of its own, and takes what is left of the others after that, so that all end together whatever their number.
@@ -52,7 +52,7 @@ void work(void* argument, size_t first) {
 
 void share_out(size_t items, size_t bytes, void (*item)(const void* argument, size_t i, void* memory),
                const void* argument, const Parallel& parallel, const Scratch& scratch) {
-  // See kShares in input_table.h.
+  // For one thread or a few as many as InputTable makes equal shares of.
   static const size_t cores = std::thread::hardware_concurrency();
   Work w{item, argument, &scratch, bytes, items, std::min({items, std::max<size_t>(8, cores), kMostRanges}), {}, {}};
   for (size_t r = 0; r < w.ranges; r++) {
