@@ -49,7 +49,7 @@ def load_engine(name: str) -> type[Engine]:
 
 
 def installed_engines(device: str = 'cpu', precisions: Iterable[str] = ()) -> list[str]:
-    """Names of a device's engines whose packages are installed, and which have one of the precisions, if any are given."""
+    """Names of a device's engines whose packages are installed, and which have one of the precisions, if given."""
     names = []
     for name in ENGINES:
         try:
