@@ -55,7 +55,8 @@ void check_weights(const LayerShape& shape, const Int8Weights& weights) {
     if (!finite(weights.scale[n], 0x1p31)) refuse("scales must be finite, in steps of y too");
     if (weights.bias && !finite(weights.bias[n], 1)) refuse("the bias must be finite, in steps of y too");
   }
-  if (weights.float_residual ? !finite(1, 1) : !finite(weights.z_scale, 255)) refuse("z_scale must be finite, in steps of y too");
+  if (weights.float_residual ? !finite(1, 1) : !finite(weights.z_scale, 255))
+    refuse("z_scale must be finite, in steps of y too");
   check_sums(shape, weights);
 }
 
