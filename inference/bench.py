@@ -91,12 +91,12 @@ class Settings:
                 raise UserError('--threads is for a CPU: a GPU is measured with all cores to serve it')
             if engines[0].device == 'cpu' and not 1 <= threads <= cores:
                 raise UserError(f'threads {threads} must be from 1 to {cores}, the number of cores here')
-        # An engine that has one of several precisions is measured in that one.
-        lacking = [e for e in engines if not set(self.precisions) & set(e.precisions)]
-        lacking += [e for p in self.precisions if not any(p in e.precisions for e in engines) for e in engines[:1]]
-        for engine in lacking:
-            known, missing = ', '.join(engine.precisions), set(self.precisions) - set(engine.precisions)
-            raise UserError(f'engine {engine.name} computes in {known} here, not in {min(missing)!r}')
+        had = {precision for engine in engines for precision in engine.precisions}
+        for engine in engines:  # one that has some of the precisions is measured in those
+            missing = [p for p in self.precisions if p not in engine.precisions]
+            if missing == list(self.precisions) or not set(missing) <= had:
+                known = ', '.join(engine.precisions)
+                raise UserError(f'engine {engine.name} computes in {known} here, not in {missing[-1]!r}')
 
     @property
     def device(self) -> str:

@@ -92,6 +92,9 @@ def build(
     }
     given = {name: value for name, value in given.items() if value not in (None, False, ())}
     is_tensorrt = engine in TENSORRT
+    if precision == 'int8':
+        preset = 'tensorrt' if is_tensorrt else 'cpu'
+        raise UserError(f'INT8 is in the file: `hetconv calibrate --preset {preset}` makes one, and build takes it')
     require_parent(output, '.engine' if is_tensorrt else '.onnx')
     if output.exists() and Path(model).exists() and output.samefile(model):
         raise UserError(f'{output} is what is to be built from; give -o another name')

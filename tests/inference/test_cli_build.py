@@ -103,7 +103,11 @@ def large_value(proto):
         (['empty.onnx', '-o', 'm.engine', *RTX], 'empty.onnx is empty'),
         ([SMALL, '-o', 'm.engine', *RTX, '--checkpoint', 'none.pth'], 'none.pth: no such checkpoint file'),
         (['model.onnx', '-o', 'none/m.engine', *RTX], 'does not exist'),
-        (['model.onnx', '-o', 'm.engine', *RTX, '--precision', 'int8'], 'unknown precision'),
+        (
+            ['model.onnx', '-o', 'm.engine', *RTX, '--precision', 'int8'],
+            'INT8 is in the file: `hetconv calibrate --preset tensorrt`',
+        ),
+        (['model.onnx', '-o', 'm.engine', *RTX, '--precision', 'fp8'], 'unknown precision'),
         (['model.onnx', '-o', 'm.engine', *RTX, '--lowering', 'plugin'], 'TensorRT-RTX has no plugins'),
         (['model.onnx', '-o', 'm.engine', *RTX, '--sm', '90'], 'not for 90'),
         (['model.onnx', '-o', 'm.engine', *RTX, '--batch', 'many'], "--batch 'many' is not"),
