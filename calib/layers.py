@@ -10,7 +10,7 @@ from inference.hetconv_op import DOMAIN, OP_TYPE
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['Layer', 'check_float_graph', 'find_layers', 'pools', 'residuals', 'select', 'tensors_of']
+__all__ = ['Layer', 'check_float_graph', 'find_layers', 'means', 'pools', 'residuals', 'select', 'tensors_of']
 
 # Inputs that are weights, by operator.
 WEIGHTS = {'Conv': (1,), OP_TYPE: (1, 2), 'Gemm': (1,)}
@@ -178,8 +178,43 @@ def pools(proto: 'onnx.ModelProto', layers: list[Layer]) -> dict[str, 'onnx.Node
     }
 
 
+def means(proto: 'onnx.ModelProto', layers: list[Layer]) -> list['onnx.NodeProto']:
+    """Means over whole images between two quantised layers: of bytes their sums are exact, and the layer gives bytes.
+
+    In between may stand an activation and a residual sum before, a Reshape or Flatten behind.
+    """
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    inputs, outputs = {layer.input for layer in layers}, {layer.output for layer in layers}
+    found = {}
+    for name in inputs:
+        node = producers.get(name)
+        while node is not None and node.op_type in ('Reshape', 'Flatten', 'Squeeze'):
+            node = producers.get(node.input[0])
+        if node is None or not _is_image_mean(proto, node):
+            continue
+        before = [node.input[0]]
+        while before and before[0] not in outputs:
+            above = producers.get(before.pop(0))
+            if above is not None and above.op_type in ('Relu', 'Clip'):
+                before.append(above.input[0])
+            elif above is not None and above.op_type == 'Add':
+                before += above.input
+        if before:
+            found[node.output[0]] = node
+    return [node for node in proto.graph.node if node.output[0] in found]
+
+
+def _is_image_mean(proto: 'onnx.ModelProto', node: 'onnx.NodeProto') -> bool:
+    import onnx
+
+    if node.op_type == 'GlobalAveragePool':
+        return True
+    axes = [onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name in node.input[1:]]
+    return node.op_type == 'ReduceMean' and len(axes) == 1 and sorted(axes[0].ravel() % 4) == [2, 3]
+
+
 def tensors_of(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
     """Activations that get a scale, each once; what stands after a pooling has that of what stands before it."""
     pooled = pools(proto, layers)
     inputs = (pooled[layer.input].input[0] if layer.input in pooled else layer.input for layer in layers)
-    return list(dict.fromkeys([*inputs, *residuals(proto, layers)]))
+    return list(dict.fromkeys([*inputs, *residuals(proto, layers), *(node.input[0] for node in means(proto, layers))]))

@@ -17,7 +17,7 @@ import numpy as np
 from inference.export import METADATA_KEY, metadata
 from inference.hetconv_op import OP_TYPE
 
-from .layers import Layer, pools, residuals
+from .layers import Layer, means, pools, residuals
 from .presets import Preset
 from .ranges import Ranges
 
@@ -89,7 +89,7 @@ def quantize(
         CalibrationMethod.Distribution,
         {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()},
     )
-    pooled = pools(proto, list(layers)).values()
+    pooled = [*pools(proto, list(layers)).values(), *means(proto, list(layers))]
     with _LOCK, _one_unit(residuals(proto, list(layers))):
         quantizer = QDQQuantizer(
             model,
@@ -145,7 +145,14 @@ def _one_unit(shortcuts: Sequence[str]) -> Iterator[None]:
             self.quantizer.quantize_activation_tensor(node.input[0])
             self.quantizer.quantize_output_same_as_input(node.output[0], node.input[0], node.name)
 
+    class Mean(QDQOperatorBase):
+        """What it reads; what it gives is a layer's input."""
+
+        def quantize(self) -> None:
+            self.quantizer.quantize_activation_tensor(self.node.input[0])
+
     rules = {'Conv': Weighted, 'Gemm': Weighted, OP_TYPE: HetConv, 'MaxPool': MaxPool}
+    rules.update(ReduceMean=Mean, GlobalAveragePool=Mean)
     before = {name: QDQRegistry.get(name) for name in rules}
     logger = logging.getLogger()
     level = logger.level

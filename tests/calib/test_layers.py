@@ -1,10 +1,11 @@
 """What is quantised, by which name, and what is refused."""
 
+import numpy as np
 import onnx
 import pytest
 from networks import network
 
-from calib.layers import check_float_graph, find_layers, residuals, select, tensors_of
+from calib.layers import check_float_graph, find_layers, means, residuals, select, tensors_of
 from inference.errors import UserError
 
 
@@ -47,7 +48,29 @@ def test_layers_that_stay_in_float():
 def test_the_shortcut_is_rounded_and_what_it_is_added_to_is_not():
     proto = network()
     assert residuals(proto, find_layers(proto)) == ['s']
-    assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's']
+    assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's', 'e']
+
+
+@pytest.mark.parametrize('op', ['ReduceMean', 'GlobalAveragePool'])
+def test_a_mean_between_quantised_layers_reads_bytes(op):
+    proto = network()
+    mean = next(node for node in proto.graph.node if node.op_type == 'ReduceMean')
+    if op == 'GlobalAveragePool':
+        mean.op_type, mean.output[0] = op, 'f4'
+        del mean.input[1:], mean.attribute[:]
+        at = list(proto.graph.node).index(mean) + 1
+        proto.graph.node.insert(at, onnx.helper.make_node('Flatten', ['f4'], ['f'], 'node_flatten'))
+    layers = find_layers(proto)
+    assert [node.name for node in means(proto, layers)] == ['node_mean']
+    assert means(proto, select(layers, ('last',))) == []
+    assert means(proto, select(layers, ('mix', 'shortcut'))) == []
+
+
+def test_a_mean_over_channels_stays_in_float():
+    proto = network()
+    axes = next(tensor for tensor in proto.graph.initializer if tensor.name == 'axes')
+    axes.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 2]), 'axes'))
+    assert means(proto, find_layers(proto)) == []
 
 
 def test_small_maps_are_no_gates():

@@ -16,7 +16,7 @@ from inference.export import metadata
 from inference.kernels import reference
 from inference.lowering.portable import to_portable
 
-RANGES = {'input': (-4.0, 4.0), 'b': (0.0, 3.0), 'f': (0.0, 2.0), 's': (-3.0, 2.0)}
+RANGES = {'input': (-4.0, 4.0), 'b': (0.0, 3.0), 'f': (0.0, 2.0), 's': (-3.0, 2.0), 'e': (0.0, 5.0)}
 SYMMETRIC = {name: (-max(-low, high), max(-low, high)) for name, (low, high) in RANGES.items()}
 
 
@@ -60,9 +60,9 @@ def test_seven_bits():
 
 
 def test_each_layer_is_one_unit():
-    """Q/DQ before every layer and on the shortcut, none after a layer whose output is added to."""
+    """Q/DQ before every layer and the mean and on the shortcut, none after a layer whose output is added to."""
     graph = quantised().graph
-    assert collections.Counter(node.op_type for node in graph.node)['QuantizeLinear'] == 4
+    assert collections.Counter(node.op_type for node in graph.node)['QuantizeLinear'] == 5
     producer = {output: node for node in graph.node for output in node.output}
     add = next(node for node in graph.node if node.op_type == 'Add')
     assert {producer[name].op_type for name in add.input} == {'HetConv2d', 'DequantizeLinear'}
@@ -74,7 +74,7 @@ def test_each_layer_is_one_unit():
 
 def test_a_pooling_has_one_scale_and_gives_the_same():
     proto = network(pool=True)
-    assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's']
+    assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's', 'e']
     graph = quantised(proto=proto).graph
     producer = {output: node for node in graph.node for output in node.output}
     pool = next(node for node in graph.node if node.op_type == 'MaxPool')
@@ -124,7 +124,7 @@ def test_values_are_those_of_rounding_by_hand():
     pads = dict(pads=(1, 1, 1, 1))
     b = rounded('b', np.maximum(conv(rounded('input', x).transpose(0, 2, 3, 1), 'stem.weight', **pads), 0))
     c = conv(b, 'mix.weight_kxk', w=weights['mix.weight'][:, :, 0, 0], part=4, **pads)
-    e = np.maximum(c + rounded('s', conv(b, 'shortcut.weight')), 0)
+    e = rounded('e', np.maximum(c + rounded('s', conv(b, 'shortcut.weight')), 0))
     expected = rounded('f', e.mean((1, 2))) @ weights['fc.weight'].T + weights['fc.bias']
     found = dict(zip(['c', 'logits'], tapped_session(quantised(), ['c']).run(['c', 'logits'], {'input': x})))
     # A tie may fall to the other side: then one input of a sum is a step off.

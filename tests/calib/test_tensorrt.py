@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from calib.layers import find_layers
+from calib.layers import find_layers, tensors_of
 from calib.presets import PRESETS
 from calib.quantize import quantize
 from calib.ranges import Ranges
@@ -26,7 +26,7 @@ def quantised():
 
     def get(preset):
         layers = find_layers(proto)
-        ranges: Ranges = {layer.input: (-4.0, 4.0) for layer in layers}
+        ranges: Ranges = dict.fromkeys(tensors_of(proto, layers), (-4.0, 4.0))
         return quantize(proto, layers, ranges, PRESETS[preset], facts={'preset': preset})
 
     return get
@@ -38,10 +38,10 @@ def test_an_int8_engine(sm, quantised, tmp_path):
     built, facts, error = build_tensorrt(str(tmp_path / 'int8.onnx'), BuildOptions('tensorrt-rtx', sms=(sm,)))
     assert facts['int8'] == {'preset': 'tensorrt'}
     assert error < 0.05
-    # Both halves of 18 HetConvs, and the stem; weights and inputs of those and of the last layer.
+    # Both halves of 18 HetConvs, and the stem; weights and inputs of those and of the last layer, and the mean's input.
     assert built.network['CONVOLUTION'] == 37
-    assert built.network['QUANTIZE'] == 20
-    assert built.network['DEQUANTIZE'] == 20 + 2 * 18 + 2
+    assert built.network['QUANTIZE'] == 21
+    assert built.network['DEQUANTIZE'] == 21 + 2 * 18 + 2
     done = {node for layer in built.layers for node in layer.nodes}
     kernels = [layer for layer in built.layers if layer.type == 'correlation']
     # Convolutions have taken their weights in INT8: no layer of the engine makes floats of them before.

@@ -52,6 +52,7 @@ def _functions() -> ctypes.CDLL:
     functions.hetconv_int8_destroy.argtypes = [ctypes.c_void_p]
     pointer, number, size = ctypes.c_void_p, ctypes.c_int64, ctypes.c_size_t
     functions.hetconv_run.argtypes = [*[pointer] * 4, *[number] * 3, size, pointer, ctypes.c_char_p, size]
+    functions.hetconv_int8_run.argtypes = [*[pointer] * 4, *[number] * 3, size, ctypes.c_char_p, size]
     functions.hetconv_checksum.argtypes = [pointer, size, size, pointer]
     functions.hetconv_checksum.restype = ctypes.c_uint64
     return functions

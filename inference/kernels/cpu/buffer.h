@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
 
 #ifdef __linux__
@@ -19,24 +20,42 @@ namespace hetconv {
 class Buffer {
  public:
   explicit Buffer(size_t floats = 0) : size_(floats) {
-    constexpr size_t kHuge = size_t{2} << 20, kLine = 64;
-    const size_t align = floats * sizeof(float) >= kHuge ? kHuge : kLine;
-    const size_t bytes = (floats + 32) * sizeof(float);
-    void* p = nullptr;
-    if (posix_memalign(&p, align, bytes)) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-    if (align == kHuge) madvise(p, bytes / kHuge * kHuge, MADV_HUGEPAGE);  // as much as there is; may be refused
-#endif
-    memory_.reset(static_cast<float*>(std::memset(p, 0, bytes)));
+    const size_t bytes = bytes_of(floats);
+    memory_ = {allocate(floats * sizeof(float) >= kHuge ? kHuge : kLine, bytes), std::free};
+    std::memset(memory_.get(), 0, bytes);
+  }
+  // For what stays: small ones lie side by side in huge pages, which last as long as one of them.
+  static Buffer lasting(size_t floats) {
+    static std::mutex mutex;
+    static std::shared_ptr<float> page;
+    static size_t used = kHuge;
+    const size_t bytes = (bytes_of(floats) + kLine - 1) / kLine * kLine;
+    if (!floats || bytes > kHuge / 2) return Buffer(floats);
+    Buffer buffer;
+    std::lock_guard<std::mutex> lock(mutex);
+    if (used + bytes > kHuge) page = {allocate(kHuge, kHuge), std::free}, used = 0;
+    buffer.memory_ = {page, page.get() + used / sizeof(float)};
+    buffer.size_ = floats;
+    used += bytes;
+    std::memset(buffer.data(), 0, bytes);
+    return buffer;
   }
   float* data() const { return memory_.get(); }
   size_t size() const { return size_; }
 
  private:
-  struct Free {
-    void operator()(float* p) const { std::free(p); }
-  };
-  std::unique_ptr<float[], Free> memory_;
+  static constexpr size_t kHuge = size_t{2} << 20, kLine = 64;
+  static size_t bytes_of(size_t floats) { return (floats + 32) * sizeof(float); }
+  static float* allocate(size_t align, size_t bytes) {
+    void* p = nullptr;
+    if (posix_memalign(&p, align, bytes)) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (align == kHuge) madvise(p, bytes / kHuge * kHuge, MADV_HUGEPAGE);  // as much as there is; may be refused
+#endif
+    return static_cast<float*>(p);
+  }
+
+  std::shared_ptr<float> memory_;
   size_t size_;
 };
 

@@ -123,10 +123,15 @@ class Int8Layer:
                 'out': (y, shape, self.output_type),
             }
         )  # fmt: skip
-        addresses = [_pointer(array) for array in (x, residual, y)]
-        sizes = [ctypes.c_int64(size) for size in (batch, height, width)]
-        _checked(_functions().hetconv_int8_run, self._layer, *addresses, *sizes, ctypes.c_size_t(threads))
+        added = None if residual is None else residual.ctypes.data
+        self.run_at(x.ctypes.data, added, y.ctypes.data, batch, height, width, threads)
         return y
+
+    def run_at(
+        self, x: int, residual: int | None, y: int, batch: int, height: int, width: int, threads: int = 1
+    ) -> None:
+        """Run on memory at these addresses, unchecked; arrays as of `__call__`."""
+        _checked(_functions().hetconv_int8_run, self._layer, x, residual, y, batch, height, width, threads)
 
     def __del__(self) -> None:
         if getattr(self, '_layer', None):

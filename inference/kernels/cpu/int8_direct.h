@@ -1,6 +1,8 @@
 // The quantised kernel: the direct one in eight bits.
 #pragma once
 
+#include <cmath>
+
 #include "int8_patches.h"
 #include "int8_weights.h"
 
@@ -35,7 +37,11 @@ class Int8Direct : public Int8Packed {
       const double least = -weights.y_zero_point, most = 255 - weights.y_zero_point;
       *bound = static_cast<float>(std::min(std::max(*bound * steps, least), most));
     }
-    e_.plain = !e_.y_zero_point && e_.high == 255 && e_.z_zero_point == 0;
+    e_.plain = !e_.y_zero_point && e_.low == 0 && e_.high == 255 && e_.z_zero_point == 0;
+    for (int n = 0; n < shape.out_channels; n++) {
+      const double sum = static_cast<double>(largest_sum(shape, weights, n)) * std::abs(scale_.data()[n]);
+      e_.plain &= sum + std::abs(bias_.data()[n]) + 255 * std::abs(double{e_.z_scale}) < 0x1p30;
+    }
   }
 
   size_t items(const Int8Run& run) const override {
@@ -92,9 +98,11 @@ class Int8Direct : public Int8Packed {
     Int8Epilogue e = e_;
     e.start = start_.data() + t.first, e.scale = scale_.data() + t.first, e.bias = bias_.data() + t.first;
     const int count = block.count, most = kInt8Rows[t.vectors - 1], steps = (count + most - 1) / most;
-    for (int step = 0; step < steps; step++) {
+    // As many bytes a step as bring all that follow in the time of this block.
+    Int8Ahead ahead{weights_.stream(t) + t.bytes, (t.vectors * kVectorBytes + steps - 1) / steps};
+    for (int step = 0; step < steps; step++, ahead.next += t.bytes / steps) {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;
-      const Int8Rows r{block.in + i, count, block.offset + i, t.first, run.y, run.residual};
+      const Int8Rows r{block.in + i, count, block.offset + i, t.first, run.y, run.residual, ahead};
       const Int8TileFunction function = t.pairs          ? int8_tile_of<2, true>(rows)
                                         : t.vectors == 2 ? int8_tile_of<2, false>(rows)
                                                          : int8_tile_of<1, false>(rows);

@@ -15,21 +15,24 @@ void check_zero_point(const char* name, int64_t value) {
   if (value < 0 || value > 255) refuse(std::string(name) + " must be a byte");
 }
 
-namespace {
-
-// The largest that a sum can be, whatever the input.
-void check_sums(const LayerShape& s, const Int8Weights& weights) {
-  const int64_t own = int64_t{s.in_channels / s.part} * s.kernel[0] * s.kernel[1];
-  const int64_t input = std::max(weights.x_zero_point, 255 - weights.x_zero_point);
+int64_t largest_sum(const LayerShape& s, const Int8Weights& weights, int64_t n) {
   const auto size = [](const int8_t* w, int64_t count) {
     int64_t sum = 0;
     for (int64_t i = 0; i < count; i++) sum += std::abs(w[i]);
     return sum;
   };
+  const int64_t own = int64_t{s.in_channels / s.part} * s.kernel[0] * s.kernel[1];
+  const int64_t sum =
+      size(weights.w_kxk + n * own, own) + (weights.w ? size(weights.w + n * s.in_channels, s.in_channels) : 0);
+  return sum * std::max(weights.x_zero_point, 255 - weights.x_zero_point);
+}
+
+namespace {
+
+void check_sums(const LayerShape& s, const Int8Weights& weights) {
   for (int64_t n = 0; n < s.out_channels; n++) {
-    int64_t sum = size(weights.w_kxk + n * own, own);
-    if (weights.w) sum += size(weights.w + n * s.in_channels, s.in_channels);
-    if (sum * input > std::numeric_limits<int32_t>::max()) refuse("the sums of these weights do not fit 32 bits");
+    if (largest_sum(s, weights, n) > std::numeric_limits<int32_t>::max())
+      refuse("the sums of these weights do not fit 32 bits");
   }
 }
 

@@ -106,6 +106,9 @@ struct Int8QuantizeRun {
   static void row(void* run, size_t i);
 };
 
+// The largest size of the sum of output channel n, whatever the input.
+int64_t largest_sum(const LayerShape& shape, const Int8Weights& weights, int64_t n);
+
 // Throw std::invalid_argument.
 void check_scale(const char* name, float scale);
 void check_zero_point(const char* name, int64_t value);

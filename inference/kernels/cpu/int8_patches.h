@@ -1,5 +1,7 @@
-// The inputs of a block of pixels where there are few channels (the stem): all taps of a pixel copied side by side, so
-// that no step of four channels is partly empty but the last.
+// The inputs of a block of pixels where there are few channels (the stem), copied so that all taps of a pixel lie side
+// by side and no step of four channels is partly empty but the last. What lies side by side are columns of taps:
+// neighbouring pixels share them, and of a kernel of 7x7 with a stride of 2 only two of seven are copied for each
+// pixel.
 #pragma once
 
 #include "input_table.h"
@@ -12,23 +14,19 @@ using Int8Table = InputTable<uint8_t, kInt8Rows[0]>;
 
 class Int8Patches {
  public:
-  explicit Int8Patches(const LayerShape& shape, int32_t padding)
-      : s_(shape), row_(shape.kernel[1] * shape.in_channels), padding_(padding) {}
-
-  // Bytes of a pixel's taps, and of a patch.
-  int taps() const { return s_.kernel[0] * row_; }
-  size_t size() const { return (taps() + 3) / 4 * 4; }
+  Int8Patches(const LayerShape& shape, int32_t padding)
+      : s_(shape), column_(shape.kernel[0] * shape.in_channels), padding_(static_cast<uint8_t>(padding)) {}
 
   size_t scratch_bytes(size_t pixels) const {
-    return pixels * (sizeof(uint8_t*) + sizeof(int64_t) + size()) + kMostPiece;
+    const size_t columns = pixels * std::max(s_.kernel[1], s_.stride[1]);
+    return pixels * (sizeof(uint8_t*) + sizeof(int64_t)) + columns * column_ + kMostPiece;
   }
 
   // As of a table with one tap.
   Int8Table::Block fill(const Sizes& run, const uint8_t* x, int64_t begin, int count, void* scratch) const {
     const uint8_t** in = static_cast<const uint8_t**>(scratch);
     int64_t* offset = reinterpret_cast<int64_t*>(in + count);
-    uint8_t* patch = reinterpret_cast<uint8_t*>(offset + count);
-    for (int i = 0; i < count; i++) in[i] = patch + i * size(), offset[i] = (begin + i) * s_.out_channels;
+    uint8_t *copies = reinterpret_cast<uint8_t*>(offset + count), *to = copies;
     const uint8_t* end = x + run.batch * run.height * run.width * s_.in_channels;
     // Pixels of one row of the output at a time.
     for (int i = 0; i < count;) {
@@ -36,58 +34,60 @@ class Int8Patches {
       const int length = static_cast<int>(std::min<int64_t>(count - i, run.out_width - ox));
       const uint8_t* image = x + row / run.out_height * run.height * run.width * s_.in_channels;
       const int64_t top = row % run.out_height * s_.stride[0] - s_.pads[0], left = ox * s_.stride[1] - s_.pads[1];
-      if (row_ <= 16) {
-        fill_pixels<16>(run, image, end, top, left, length, patch + i * size());
-      } else if (row_ <= 32) {
-        fill_pixels<32>(run, image, end, top, left, length, patch + i * size());
-      } else {
-        fill_pixels<0>(run, image, end, top, left, length, patch + i * size());
+      const int64_t columns = int64_t{length - 1} * s_.stride[1] + s_.kernel[1];
+      for (int p = i; p < i + length; p++) {
+        in[p] = to + size_t(p - i) * s_.stride[1] * column_, offset[p] = (begin + p) * s_.out_channels;
       }
+      if (s_.in_channels <= 4) {
+        fill_columns<4>(run, image, end, top, left, columns, to);
+      } else {
+        fill_columns<kMostPiece>(run, image, end, top, left, columns, to);
+      }
+      to += columns * column_;
       i += length;
     }
-    return {count, in, offset, patch};
+    return {count, in, offset, copies};
   }
 
  private:
-  // Patches of `length` pixels side by side, the first of which has its first tap at (y, x). A row of taps is one piece
-  // of a known size, longer than the row where the image goes on: what is too much is written over by the next row, or
-  // the next patch.
+  // `columns` columns of taps, the first of which begins at (y, x). A pixel's channels are one piece of a known size:
+  // what is too much is written over by the next.
   template <int kPiece>
-  void fill_pixels(const Sizes& run, const uint8_t* image, const uint8_t* end, int64_t y, int64_t x, int length,
-                   uint8_t* to) const {
+  void fill_columns(const Sizes& run, const uint8_t* image, const uint8_t* end, int64_t y, int64_t x, int64_t columns,
+                    uint8_t* to) const {
     // Copies of the numbers: to the compiler, a byte that is written may be part of any of them.
-    const int64_t channels = s_.in_channels, width = s_.kernel[1], stride = s_.stride[1], most = run.width - width;
-    const int64_t height = run.height, dilation = s_.dilation[0], line = run.width * channels, size = row_;
+    const int64_t channels = s_.in_channels, width = run.width, step = s_.dilation[0] * width * channels;
     const int rows = s_.kernel[0];
-    const size_t spare = this->size() - taps();
-    for (int i = 0; i < length; i++, x += stride, to += spare) {
-      const bool inside = x >= 0 && x <= most;
-      for (int ky = 0; ky < rows; ky++, to += size) {
-        const int64_t row = y + ky * dilation;
-        const uint8_t* from = inside && row >= 0 && row < height ? image + row * line + x * channels : nullptr;
-        if (from && end - from >= kPiece) {
-          std::memcpy(to, from, kPiece ? kPiece : size);
-        } else {
-          copy_part(run, image, row, x, to);
-        }
+    uint8_t padding[kPiece];
+    std::memset(padding, padding_, kPiece);
+    // Taps within the image: [first, last).
+    const auto taps_before = [&](int64_t row) {
+      return static_cast<int>(std::clamp<int64_t>((row - y + s_.dilation[0] - 1) / s_.dilation[0], 0, rows));
+    };
+    const int first = taps_before(std::max<int64_t>(y, 0)),
+              last = std::max(first, taps_before(std::max(run.height, y)));
+    int64_t from = ((y + first * s_.dilation[0]) * width + x) * channels;
+    for (int64_t i = 0; i < columns; i++, x++, from += channels) {
+      const bool inside = x >= 0 && x < width && first < last;
+      int ky = 0;
+      for (const int stop = inside ? first : rows; ky < stop; ky++, to += channels) std::memcpy(to, padding, kPiece);
+      if (!inside) continue;
+      const uint8_t* p = image + from;
+      const bool whole = end - p - (last - 1 - first) * step >= kPiece;
+      if (whole) {
+        for (; ky < last; ky++, p += step, to += channels) std::memcpy(to, p, kPiece);
+      } else {
+        for (; ky < last; ky++, p += step, to += channels) std::memcpy(to, p, channels);
       }
+      for (; ky < rows; ky++, to += channels) std::memcpy(to, padding, kPiece);
     }
   }
 
-  // A row of taps that reaches over the edge.
-  HETCONV_NOINLINE void copy_part(const Sizes& run, const uint8_t* image, int64_t y, int64_t x, uint8_t* to) const {
-    std::fill_n(to, row_, static_cast<uint8_t>(padding_));
-    const int64_t first = std::max<int64_t>(x, 0), last = std::min<int64_t>(x + s_.kernel[1], run.width);
-    if (y < 0 || y >= run.height || first >= last) return;
-    const uint8_t* row = image + y * run.width * s_.in_channels;
-    std::copy(row + first * s_.in_channels, row + last * s_.in_channels, to + (first - x) * s_.in_channels);
-  }
-
-  static constexpr size_t kMostPiece = 32;
+  static constexpr int kMostPiece = 16;
 
   LayerShape s_;
-  int row_;  // bytes of a row of taps
-  int32_t padding_;
+  int column_;  // bytes of a column of taps
+  uint8_t padding_;
 };
 
 }  // namespace HETCONV_ISA

@@ -174,13 +174,24 @@ static HETCONV_INLINE VI low_byte(V v) {
   return (VI)(v + kShift);
 }
 
-// The nearest bytes, ties to even, of what is not negative; what is more than 255 becomes 255.
-static HETCONV_INLINE void store_rounded(uint8_t* p, V v) {
-#if defined(__AVX512F__)
-  // Beyond 32 bits the conversion gives 2^31, which is more than 255 too.
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32((__m512)v)));
+// The nearest bytes, ties to even, of what is less than 2^31 in size, cut off at 0 and 255: of `v` to `p`, and of `w`
+// to `q`, or where kBeside to what follows `p`.
+template <bool kBeside>
+static HETCONV_INLINE void store_rounded(uint8_t* p, uint8_t* q, V v, V w) {
+#if defined(__AVX512BW__)
+  // Both to 16 bits, which fit one vector but alternate by four, then to 8.
+  const __m512i order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+  const __m512i both = _mm512_packus_epi32(_mm512_cvtps_epi32((__m512)v), _mm512_cvtps_epi32((__m512)w));
+  const __m256i bytes = _mm512_cvtusepi16_epi8(_mm512_permutexvar_epi64(order, both));
+  if (kBeside) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bytes);
+  } else {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(bytes));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm256_extracti128_si256(bytes, 1));
+  }
 #else
   store_u8(p, low_byte(clamp(v, V{}, 255.0f - V{})));
+  store_u8(kBeside ? p + kWidth : q, low_byte(clamp(w, V{}, 255.0f - V{})));
 #endif
 }
 

@@ -32,7 +32,18 @@ struct Int8Epilogue {
   float z_scale, z_zero_point;  // likewise
   int32_t y_zero_point;
   bool float_output, float_residual;
-  bool plain;  // bytes out, without zero points or an upper bound, as behind a ReLU
+  bool plain;  // bytes out, without zero points or bounds but those of a byte, as behind a ReLU; less than 2^31 in size
+};
+
+// The weights of the next tile, on their way from memory into the second level of the cache: the tile's blocks of
+// pixels take turns at it, some bytes each step.
+struct Int8Ahead {
+  const int8_t* next;
+  int64_t bytes;
+  HETCONV_INLINE void fetch(int steps) {
+    __builtin_prefetch(next, 0, 2);
+    next += steps * bytes;
+  }
 };
 
 struct Int8Rows {
@@ -42,10 +53,8 @@ struct Int8Rows {
   int channel;            // the tile's first
   void* y;
   const void* residual;  // or null
+  Int8Ahead ahead;
 };
-
-// How far ahead of its use a weight is fetched, in bytes.
-constexpr int kInt8Prefetch = 2048;
 
 template <bool kPairs>
 static HETCONV_INLINE Inputs4 spread(const uint8_t* p) {
@@ -53,7 +62,7 @@ static HETCONV_INLINE Inputs4 spread(const uint8_t* p) {
 }
 
 template <int MR, int NV, bool kPairs>
-static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w,
+static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w, Int8Ahead& ahead,
                                     VI (&sum)[MR][NV]) {
   constexpr int kStep = kPairs ? 8 : 4;
   int64_t c = s.channel[0];
@@ -67,8 +76,7 @@ static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* 
         w0[v] = weights4(load_bytes(w + v * kVectorBytes));
         w1[v] = weights4(load_bytes(w + (NV + v) * kVectorBytes));
       }
-#pragma GCC unroll 8
-      for (int v = 0; v < 2 * NV; v++) __builtin_prefetch(w + kInt8Prefetch + v * kVectorBytes);
+      ahead.fetch(2);
 #pragma GCC unroll 32
       for (int i = 0; i < MR; i++) {
         const uint8_t* p = in[i] + c;
@@ -96,14 +104,13 @@ static HETCONV_INLINE void multiply(const Int8Segment& s, const uint8_t* const* 
 // Two vectors, each with input channels of its own.
 template <int MR, bool kPairs>
 static HETCONV_INLINE void multiply_split(const Int8Segment& s, const uint8_t* const* in, const int8_t*& w,
-                                          VI (&sum)[MR][2]) {
+                                          Int8Ahead& ahead, VI (&sum)[MR][2]) {
   constexpr int kStep = kPairs ? 8 : 4;
   int64_t c = s.channel[0];
   const int64_t end = c + kStep * s.steps, apart = s.channel[1] - s.channel[0];
   for (; c < end; c += kStep, w += 2 * kVectorBytes) {
     const Weights4 w0 = weights4(load_bytes(w)), w1 = weights4(load_bytes(w + kVectorBytes));
-    __builtin_prefetch(w + kInt8Prefetch);
-    __builtin_prefetch(w + kInt8Prefetch + kVectorBytes);
+    if (!kPairs) ahead.fetch(1);  // those have few weights, and steps of their own in each segment
 #pragma GCC unroll 32
     for (int i = 0; i < MR; i++) {
       const uint8_t* p = in[i] + c;
@@ -136,8 +143,8 @@ struct Int8Finish {
   VI y_zero_point;
 };
 
-// Bytes from bytes, whole vectors: what nearly all tiles do. The plain ones with a fifth fewer instructions.
-template <int MR, int NV, bool kResidual, bool kPlain>
+// Bytes from bytes, whole vectors: what nearly all tiles do.
+template <int MR, int NV, bool kResidual>
 static HETCONV_INLINE void finish_bytes(const Int8Rows& rows, const Int8Epilogue& e, const VI (&sum)[MR][NV]) {
 #pragma GCC unroll 4
   for (int v = 0; v < NV; v++) {
@@ -148,13 +155,30 @@ static HETCONV_INLINE void finish_bytes(const Int8Rows& rows, const Int8Epilogue
 #pragma GCC unroll 32
     for (int i = 0; i < MR; i++) {
       V real = finish.real(sum[i][v]);
-      if constexpr (kPlain) {
-        if (kResidual) real = finish.add_plain(real, load_u8(z + offset[i]));
-        store_rounded(y + offset[i], at_least(finish.low, real));
-      } else {
-        if (kResidual) real = finish.add(real, load_u8(z + offset[i]));
-        store_u8(y + offset[i], finish.byte(real));
-      }
+      if (kResidual) real = finish.add(real, load_u8(z + offset[i]));
+      store_u8(y + offset[i], finish.byte(real));
+    }
+  }
+}
+
+// The same, plain, with half as many instructions behind the sum: two vectors at a time, side by side or of two pixels.
+template <int MR, int NV, bool kResidual>
+static HETCONV_INLINE void finish_plain(const Int8Rows& rows, const Int8Epilogue& e, const VI (&sum)[MR][NV]) {
+  const int64_t* offset = rows.offset;
+  uint8_t* y = static_cast<uint8_t*>(rows.y) + rows.channel;
+  const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + (kResidual ? rows.channel : 0);
+  const Int8Finish first(e, 0), second(e, (NV - 1) * kWidth);
+  const auto real = [&](const Int8Finish& finish, int i, int v) __attribute__((always_inline)) {
+    const V own = finish.real(sum[i][v]);
+    return kResidual ? finish.add_plain(own, load_u8(z + offset[i] + v * kWidth)) : own;
+  };
+#pragma GCC unroll 32
+  for (int i = 0; i < MR; i += 3 - NV) {
+    if constexpr (NV == 2) {
+      store_rounded<true>(y + offset[i], nullptr, real(first, i, 0), real(second, i, 1));
+    } else {
+      const int next = i + 1 < MR ? i + 1 : i;  // the last of an odd number twice
+      store_rounded<false>(y + offset[i], y + offset[next], real(first, i, 0), real(first, next, 0));
     }
   }
 }
@@ -196,9 +220,9 @@ static HETCONV_NOINLINE void finish_rest(const Int8Rows& rows, const Int8Epilogu
 template <int MR, int NV>
 static HETCONV_INLINE void finish(const Int8Rows& rows, const Int8Epilogue& e, const VI (&sum)[MR][NV], int width) {
   if (width == NV * kWidth && !e.float_output && !rows.residual) {
-    e.plain ? finish_bytes<MR, NV, false, true>(rows, e, sum) : finish_bytes<MR, NV, false, false>(rows, e, sum);
+    e.plain ? finish_plain<MR, NV, false>(rows, e, sum) : finish_bytes<MR, NV, false>(rows, e, sum);
   } else if (width == NV * kWidth && !e.float_output && !e.float_residual) {
-    e.plain ? finish_bytes<MR, NV, true, true>(rows, e, sum) : finish_bytes<MR, NV, true, false>(rows, e, sum);
+    e.plain ? finish_plain<MR, NV, true>(rows, e, sum) : finish_bytes<MR, NV, true>(rows, e, sum);
   } else {
     VI copy[MR][NV];
     std::memcpy(copy, sum, sizeof(copy));
@@ -209,6 +233,7 @@ static HETCONV_INLINE void finish(const Int8Rows& rows, const Int8Epilogue& e, c
 template <int MR, int NV, bool kPairs>
 static void int8_tile(const Int8Segment* segments, int count, const int8_t* w, const Int8Rows& rows,
                       const Int8Epilogue& e, int width) {
+  Int8Ahead ahead = rows.ahead;
   VI sum[MR][NV];
 #pragma GCC unroll 4
   for (int v = 0; v < NV; v++) {
@@ -220,11 +245,11 @@ static void int8_tile(const Int8Segment* segments, int count, const int8_t* w, c
     const uint8_t* const* in = rows.in + s->tap * rows.in_stride;
     if constexpr (NV == 2) {
       if (s->split()) {
-        multiply_split<MR, kPairs>(*s, in, w, sum);
+        multiply_split<MR, kPairs>(*s, in, w, ahead, sum);
         continue;
       }
     }
-    multiply<MR, NV, kPairs>(*s, in, w, sum);
+    multiply<MR, NV, kPairs>(*s, in, w, ahead, sum);
   }
   if constexpr (kPairs) {
     const VI start = load_bytes(e.start);

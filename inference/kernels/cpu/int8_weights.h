@@ -16,7 +16,7 @@ struct Int8ChannelTile {
   int vectors;
   bool pairs;
   int segment, total;                                           // in `segments`: the first, and how many
-  size_t weight;                                                // offset of its stream
+  size_t weight, bytes;                                         // of its stream: offset, size
   int channels() const { return pairs ? kWidth / 2 : kWidth; }  // of a vector
   int step() const { return pairs ? 8 : 4; }                    // input channels
 };
@@ -34,7 +34,7 @@ class Int8Stream {
       pairs_ = n_ <= kWidth / 2;
       cut(0, s_.out_channels, pairs_ ? kWidth : 2 * kWidth, weights);
     }
-    memory_ = Buffer(bytes_ / sizeof(float));
+    memory_ = Buffer::lasting(bytes_ / sizeof(float));
     for (const Int8ChannelTile& t : tiles) fill(weights, t);
   }
 
@@ -101,7 +101,8 @@ class Int8Stream {
     const int most = std::max(0, size - step * steps);
     segments.push_back({tap, {std::min(a.first, most), std::min(b.first, most)}, steps});
     tiles.back().total++;
-    bytes_ += bytes_of(tiles.back(), segments.back());
+    const size_t bytes = bytes_of(tiles.back(), segments.back());
+    tiles.back().bytes += bytes, bytes_ += bytes;
     slack_ = std::max(slack_, step * steps - size);
   }
 
@@ -123,7 +124,7 @@ class Int8Stream {
         if (pointwise) {
           for (int c = 0; c < s_.in_channels; c++) put(c, weights.w[out * s_.in_channels + c]);
         } else if (copied_) {
-          for (int c = 0; c < taps_ * m_; c++) put(c, w[c % m_ * taps_ + c / m_]);
+          for (int c = 0; c < taps_ * m_; c++) put(c, w[c % m_ * taps_ + tap_of_copy(c / m_)]);
         } else {
           const int own = static_cast<int>(out) / n_ * m_;  // the group's first input channel
           for (int c = 0; c < m_; c++) put(own + c, w[c * taps_ + s.tap]);
@@ -132,6 +133,9 @@ class Int8Stream {
       to += bytes_of(t, s);
     }
   }
+
+  // Copies have their taps column by column, see int8_patches.h.
+  int tap_of_copy(int i) const { return i % s_.kernel[0] * s_.kernel[1] + i / s_.kernel[0]; }
 
   // Of an input channel of a segment, and of an output channel of the tile.
   static size_t place(const Int8ChannelTile& t, int channel, int out) {
