@@ -7,6 +7,7 @@ in part. Files are written beside and renamed, so processes may share a folder.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ __all__ = ['key_of', 'load_ranges', 'path_of', 'save_ranges']
 FORM = 1
 
 
-def key_of(model: bytes, images: str, method: str, symmetric: bool) -> str:
+def key_of(model: bytes, images: str, method: str, symmetric: bool, tensors: Sequence[str]) -> str:
     """Of a calibration.
 
     Args:
@@ -28,12 +29,13 @@ def key_of(model: bytes, images: str, method: str, symmetric: bool) -> str:
         images: Digest of the images, in their order.
         method: Of `ranges.METHODS`.
         symmetric: Whether ranges have zero in their middle.
+        tensors: Which have a range: another version may want others of the same network.
     """
     from importlib.metadata import version
 
     facts = [
         FORM, hashlib.sha256(model).hexdigest(), images, method, symmetric, version('timm-hetconv'),
-        _onnxruntime_version(),
+        _onnxruntime_version(), list(tensors),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

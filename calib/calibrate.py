@@ -165,16 +165,17 @@ def _ranges(
     report: Report,
 ) -> tuple[Ranges, bool]:
     """Of all layers, also of those that stay in float: the cache is the same for every choice."""
-    path, key = None, ''
+    path, key, tensors = None, '', tensors_of(proto, layers)
     if options.cache is not None:
-        key = key_of(proto.SerializeToString(deterministic=True), images.digest(), options.method, preset.symmetric)
+        model = proto.SerializeToString(deterministic=True)
+        key = key_of(model, images.digest(), options.method, preset.symmetric, tensors)
         path = path_of(options.cache, key)
         found = load_ranges(path, key)
         if found is not None:
             return found, True
     what = f'{options.method} ranges on {len(images)} images'
     ranges = collect_ranges(
-        proto, tensors_of(proto, layers), images, size, options.method, preset.symmetric,
+        proto, tensors, images, size, options.method, preset.symmetric,
         lambda done: report(what, done, len(images)),
     )  # fmt: skip
     if path is not None:

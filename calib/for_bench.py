@@ -4,7 +4,6 @@ Ranges are those of the few images that the rows are compared on: time does not 
 a wrong network, not a loss of accuracy.
 """
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from inference.export import INPUT, metadata
 
 from .layers import find_layers, tensors_of
 from .presets import preset_of
-from .quantize import quantize
+from .quantize import quantize, without_hints
 from .ranges import collect_ranges
 
 if TYPE_CHECKING:
@@ -55,16 +54,10 @@ def _by_onnxruntime(portable: 'onnx.ModelProto', images: np.ndarray) -> 'onnx.Mo
         def get_next(self) -> 'dict[str, np.ndarray] | None':
             return next(self.batches, None)
 
-    logger = logging.getLogger()
-    level = logger.level
-    with tempfile.TemporaryDirectory(prefix='hetconv-', ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix='hetconv-', ignore_cleanup_errors=True) as folder, without_hints():
         path = Path(folder) / 'model.onnx'
-        logger.setLevel(logging.ERROR)  # it advises to optimise the graph first, which the exporter has done
-        try:
-            quantize_static(
-                portable, path, Once(), per_channel=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-            )  # fmt: skip
-        finally:
-            logger.setLevel(level)
+        quantize_static(
+            portable, path, Once(), per_channel=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
         return onnx.load(path)

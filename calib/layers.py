@@ -179,42 +179,43 @@ def pools(proto: 'onnx.ModelProto', layers: list[Layer]) -> dict[str, 'onnx.Node
 
 
 def means(proto: 'onnx.ModelProto', layers: list[Layer]) -> list['onnx.NodeProto']:
-    """Means over whole images between two quantised layers: of bytes their sums are exact, and the layer gives bytes.
+    """Means over whole images that read what a quantised convolution gives, and that a quantised layer reads.
 
-    In between may stand an activation and a residual sum before, a Reshape or Flatten behind.
+    Bytes are what the convolution then gives, and their sum is exact. Its own residual sum and activation may stand
+    between, which it rounds behind; behind the mean a Reshape or Flatten.
     """
     producers = {name: node for node in proto.graph.node for name in node.output}
-    inputs, outputs = {layer.input for layer in layers}, {layer.output for layer in layers}
-    found = {}
+    inputs = {layer.input for layer in layers}
+    outputs = {layer.output for layer in layers if layer.op_type != 'Gemm'}
+    added = {name for node in proto.graph.node if node.op_type == 'Add' for name in node.input}
+    found = set()
     for name in inputs:
         node = producers.get(name)
         while node is not None and node.op_type in ('Reshape', 'Flatten', 'Squeeze'):
             node = producers.get(node.input[0])
-        if node is None or not _is_image_mean(proto, node):
+        if node is None or not _is_image_mean(proto, node) or node.input[0] in added:
             continue
-        before = [node.input[0]]
-        while before and before[0] not in outputs:
-            above = producers.get(before.pop(0))
-            if above is not None and above.op_type in ('Relu', 'Clip'):
-                before.append(above.input[0])
-            elif above is not None and above.op_type == 'Add':
-                before += above.input
-        if before:
-            found[node.output[0]] = node
+        above = producers.get(before := node.input[0])
+        while above is not None and above.op_type in ('Relu', 'Clip'):
+            above = producers.get(before := above.input[0])
+        if outputs & set(above.input if above is not None and above.op_type == 'Add' else [before]):
+            found.add(node.output[0])
     return [node for node in proto.graph.node if node.output[0] in found]
 
 
 def _is_image_mean(proto: 'onnx.ModelProto', node: 'onnx.NodeProto') -> bool:
+    """As `lowering/quantized.py` takes it: the axes an input, the image's sizes kept as 1."""
     import onnx
 
     if node.op_type == 'GlobalAveragePool':
         return True
+    kept = all(attribute.i for attribute in node.attribute if attribute.name == 'keepdims')
     axes = [onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name in node.input[1:]]
-    return node.op_type == 'ReduceMean' and len(axes) == 1 and sorted(axes[0].ravel() % 4) == [2, 3]
+    return node.op_type == 'ReduceMean' and kept and len(axes) == 1 and sorted(axes[0].ravel() % 4) == [2, 3]
 
 
 def tensors_of(proto: 'onnx.ModelProto', layers: list[Layer]) -> list[str]:
-    """Activations that get a scale, each once; what stands after a pooling has that of what stands before it."""
+    """Activations that get a scale, each once; what stands after a max pooling has that of what stands before it."""
     pooled = pools(proto, layers)
     inputs = (pooled[layer.input].input[0] if layer.input in pooled else layer.input for layer in layers)
     return list(dict.fromkeys([*inputs, *residuals(proto, layers), *(node.input[0] for node in means(proto, layers))]))

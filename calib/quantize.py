@@ -24,7 +24,7 @@ from .ranges import Ranges
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['quantize', 'weight_scales']
+__all__ = ['quantize', 'weight_scales', 'without_hints']
 
 # Half of the range of S8, as TensorRT has it: -128 is not used.
 LARGEST = 127
@@ -89,7 +89,7 @@ def quantize(
         CalibrationMethod.Distribution,
         {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()},
     )
-    pooled = [*pools(proto, list(layers)).values(), *means(proto, list(layers))]
+    others = [*pools(proto, list(layers)).values(), *means(proto, list(layers))]
     with _LOCK, _one_unit(residuals(proto, list(layers))):
         quantizer = QDQQuantizer(
             model,
@@ -98,9 +98,9 @@ def quantize(
             weight_qType=QuantType.QInt8,
             activation_qType=QuantType.QInt8 if preset.signed else QuantType.QUInt8,
             tensors_range=data,
-            nodes_to_quantize=[*(layer.node for layer in layers), *(node.name for node in pooled)],
+            nodes_to_quantize=[*(layer.node for layer in layers), *(node.name for node in others)],
             nodes_to_exclude=[],
-            op_types_to_quantize=list({layer.op_type for layer in layers} | {node.op_type for node in pooled}),
+            op_types_to_quantize=list({layer.op_type for layer in layers} | {node.op_type for node in others}),
             extra_options=dict(
                 ActivationSymmetric=preset.symmetric,
                 WeightSymmetric=True,
@@ -154,19 +154,28 @@ def _one_unit(shortcuts: Sequence[str]) -> Iterator[None]:
     rules = {'Conv': Weighted, 'Gemm': Weighted, OP_TYPE: HetConv, 'MaxPool': MaxPool}
     rules.update(ReduceMean=Mean, GlobalAveragePool=Mean)
     before = {name: QDQRegistry.get(name) for name in rules}
-    logger = logging.getLogger()
-    level = logger.level
     QDQRegistry.update(rules)
-    logger.setLevel(logging.ERROR)
     try:
-        yield
+        with without_hints():
+            yield
     finally:
-        logger.setLevel(level)
         for name, operator in before.items():
             if operator is None:
                 del QDQRegistry[name]
             else:
                 QDQRegistry[name] = operator
+
+
+@contextlib.contextmanager
+def without_hints() -> Iterator[None]:
+    """Without onnxruntime's advice to optimise the graph first, which the exporter has done."""
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _describe(proto: 'onnx.ModelProto', info: dict[str, Any], facts: dict[str, Any]) -> None:

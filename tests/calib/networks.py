@@ -46,7 +46,8 @@ def network(scale=1.0, classes=4, opset=18, zero=False, pool=False):
         ),
         helper.make_node('Add', ['c', 's'], ['d'], 'node_add'),
         helper.make_node('Relu', ['d'], ['e'], 'node_relu_1'),
-        helper.make_node('ReduceMean', ['e', 'axes'], ['f'], 'node_mean', keepdims=0),
+        helper.make_node('ReduceMean', ['e', 'axes'], ['m'], 'node_mean', keepdims=1),
+        helper.make_node('Flatten', ['m'], ['f'], 'node_flatten'),
         helper.make_node('Gemm', ['f', 'fc.weight', 'fc.bias'], [OUTPUT], 'node_fc', transB=1),
     ]
     if pool:

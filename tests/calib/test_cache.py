@@ -9,7 +9,7 @@ from calib.cache import key_of, load_ranges, path_of, save_ranges
 from inference.errors import UserError
 
 RANGES = {'a': (-1.0 / 3, 2.0 / 7), 'b': (0.0, 1e-30)}
-KEY = key_of(b'model', 'images', 'minmax', False)
+KEY = key_of(b'model', 'images', 'minmax', False, ['a', 'b'])
 
 
 @pytest.fixture
@@ -26,14 +26,15 @@ def test_a_hit_is_exact(saved):
 
 def test_the_key_depends_on_everything(monkeypatch):
     others = [
-        key_of(b'modem', 'images', 'minmax', False),
-        key_of(b'model', 'image', 'minmax', False),
-        key_of(b'model', 'images', 'mse', False),
-        key_of(b'model', 'images', 'minmax', True),
+        key_of(b'modem', 'images', 'minmax', False, ['a', 'b']),
+        key_of(b'model', 'image', 'minmax', False, ['a', 'b']),
+        key_of(b'model', 'images', 'mse', False, ['a', 'b']),
+        key_of(b'model', 'images', 'minmax', True, ['a', 'b']),
+        key_of(b'model', 'images', 'minmax', False, ['a']),
     ]
     monkeypatch.setattr('calib.cache._onnxruntime_version', lambda: '1.0')
-    others.append(key_of(b'model', 'images', 'minmax', False))
-    assert len({KEY, *others}) == 6
+    others.append(key_of(b'model', 'images', 'minmax', False, ['a', 'b']))
+    assert len({KEY, *others}) == 7
 
 
 def test_what_is_refused(saved, monkeypatch):
@@ -47,7 +48,7 @@ def test_what_is_refused(saved, monkeypatch):
         load_ranges(saved, KEY)
     saved.write_text(whole)
     with pytest.raises(UserError, match='of another network, other images or another method'):
-        load_ranges(saved, key_of(b'another', 'images', 'minmax', False))
+        load_ranges(saved, key_of(b'another', 'images', 'minmax', False, ['a', 'b']))
     saved.write_text(json.dumps(json.loads(whole) | {'form': 0}))
     with pytest.raises(UserError, match='has the form 0 of another version'):
         load_ranges(saved, KEY)

@@ -51,26 +51,60 @@ def test_the_shortcut_is_rounded_and_what_it_is_added_to_is_not():
     assert tensors_of(proto, find_layers(proto)) == ['input', 'b', 'f', 's', 'e']
 
 
+def node_of(proto, name):
+    return next(node for node in proto.graph.node if node.name == name)
+
+
 @pytest.mark.parametrize('op', ['ReduceMean', 'GlobalAveragePool'])
 def test_a_mean_between_quantised_layers_reads_bytes(op):
     proto = network()
-    mean = next(node for node in proto.graph.node if node.op_type == 'ReduceMean')
     if op == 'GlobalAveragePool':
-        mean.op_type, mean.output[0] = op, 'f4'
+        mean = node_of(proto, 'node_mean')
+        mean.op_type = op
         del mean.input[1:], mean.attribute[:]
-        at = list(proto.graph.node).index(mean) + 1
-        proto.graph.node.insert(at, onnx.helper.make_node('Flatten', ['f4'], ['f'], 'node_flatten'))
     layers = find_layers(proto)
     assert [node.name for node in means(proto, layers)] == ['node_mean']
     assert means(proto, select(layers, ('last',))) == []
     assert means(proto, select(layers, ('mix', 'shortcut'))) == []
 
 
-def test_a_mean_over_channels_stays_in_float():
-    proto = network()
+def a_sum_of_bytes_and_floats(proto):
+    """The last convolution in float, and an identity shortcut from a quantised one."""
+    node_of(proto, 'node_add').input[1] = 'b'
+    return ('mix',)
+
+
+def gated(proto):
+    """Squeeze-and-excitation before the sum: no layer's epilogue reaches the mean."""
+    at = list(proto.graph.node).index(node_of(proto, 'node_add'))
+    proto.graph.node.insert(at, onnx.helper.make_node('Mul', ['c', 'c'], ['g'], 'node_gate'))
+    proto.graph.node[at + 1].input[0] = 'g'
+    proto.graph.node[at + 1].input[1] = 'b'
+    return ()
+
+
+def over_channels(proto):
     axes = next(tensor for tensor in proto.graph.initializer if tensor.name == 'axes')
     axes.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 2]), 'axes'))
-    assert means(proto, find_layers(proto)) == []
+    return ()
+
+
+def without_sizes(proto):
+    node_of(proto, 'node_mean').attribute[0].i = 0
+    return ()
+
+
+def added_elsewhere(proto):
+    """Rounding what the mean reads would round what a residual adds."""
+    proto.graph.node.append(onnx.helper.make_node('Add', ['e', 'e'], ['twice'], 'node_twice'))
+    return ()
+
+
+@pytest.mark.parametrize('change', [a_sum_of_bytes_and_floats, gated, over_channels, without_sizes, added_elsewhere])
+def test_means_that_stay_in_float(change):
+    proto = network()
+    kept = change(proto)
+    assert means(proto, select(find_layers(proto), kept)) == []
 
 
 def test_small_maps_are_no_gates():

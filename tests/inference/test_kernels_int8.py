@@ -109,15 +109,55 @@ def test_the_largest_sums(isa, zero_point, x, w):
 
 
 @pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('scale', [1e-3, 3e2, 1e6, 1e9])
+@pytest.mark.parametrize('n', [16, 32])
+def test_reals_beyond_32_bits_become_the_largest_byte(isa, scale, n):
+    """A conversion to integers that overflows would make them negative, and zeros of them."""
+    w = np.resize(np.array([127, -127], np.int8), (n, 1, 1, 1)) * np.ones((1, 255, 1, 1), np.int8)
+    x = np.full((1, 3, 5, 255), 255, np.uint8)
+    bias = np.resize(np.array([2.0**31, 1e10, -3e9, 0], np.float32), n)
+    arguments = dict(low=0.0, y_scale=1.0, z_scale=0.5)
+    layer = Int8Layer(w, None, np.full(n, scale, np.float32), bias, **arguments, isa=isa)
+    z = np.random.default_rng(0).integers(0, 256, (1, 3, 5, n), np.uint8)
+    for residual in (None, z):
+        expected = conv2d(x, w, None, np.full(n, scale, np.float32), bias, residual, **arguments)
+        np.testing.assert_array_equal(layer(x, residual), expected)
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('channels', [1, 3, 4, 5, 11, 15])
 @pytest.mark.parametrize(
-    ('m', 'n', 'part'), [(1, 16, 1), (3, 16, 1), (17, 5, 1), (16, 16, 4), (64, 64, 8), (64, 64, 64), (21, 21, 7)]
+    ('kernel', 'stride', 'dilation'),
+    [((7, 7), (2, 2), (1, 1)), ((2, 3), (1, 1), (3, 1)), ((3, 2), (4, 9), (1, 1)), ((1, 5), (3, 5), (1, 1))],
 )
-def test_reads_nothing_past_its_input_and_writes_nothing_past_its_output(isa, m, n, part):
+def test_stems(isa, channels, kernel, stride, dilation):
+    """Few channels, whose taps are copied column by column: blocks that end within a row, strides beyond the kernel."""
+    random = np.random.default_rng(channels)
+    w = random.integers(-128, 128, (32, channels, *kernel), np.int8)
+    arguments = dict(
+        stride=stride, dilation=dilation, pads=(1, 2, 0, 3), low=0.0, x_zero_point=7, y_scale=0.3,
+    )  # fmt: skip
+    scale = random.uniform(1e-4, 1e-3, 32).astype(np.float32)
+    x, _keep = guarded((2, 23, 41, channels), np.uint8)
+    x[:] = random.integers(0, 256, x.shape, np.uint8)
+    np.testing.assert_array_equal(
+        Int8Layer(w, None, scale, **arguments, isa=isa)(x), conv2d(x, w, None, scale, **arguments)
+    )
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('y_zero_point', [0, 99])
+@pytest.mark.parametrize(
+    ('m', 'n', 'part'),
+    [(1, 16, 1), (3, 16, 1), (7, 16, 1), (15, 32, 1), (17, 5, 1), (16, 16, 4), (64, 64, 8), (64, 64, 64), (21, 21, 7)],
+)
+def test_reads_nothing_past_its_input_and_writes_nothing_past_its_output(isa, y_zero_point, m, n, part):
     random = np.random.default_rng(0)
     w_kxk = random.integers(-128, 128, (n, m // part, 3, 3), np.int8)
     w = random.integers(-128, 128, (n, m), np.int8) if part > 1 else None
     scale = np.full(n, 1e-3, np.float32)
-    arguments = dict(part=part, pads=(1, 1, 1, 1), x_zero_point=9, y_scale=0.5, y_zero_point=99, z_scale=0.5)
+    arguments = dict(part=part, pads=(1, 1, 1, 1), x_zero_point=9, y_scale=0.5, z_scale=0.5)
+    arguments.update(y_zero_point=y_zero_point)
     layer = Int8Layer(w_kxk, w, scale, **arguments, isa=isa)
     (x, _keep_x), (y, _keep_y), (z, _keep_z) = (guarded((1, 9, 7, size), np.uint8) for size in (m, n, n))
     x[:], z[:] = random.integers(0, 256, x.shape, np.uint8), random.integers(0, 256, z.shape, np.uint8)
@@ -134,6 +174,21 @@ def test_threads_and_callers_at_once_give_the_same_bytes(isa):
     )  # fmt: skip
     inputs = [random.integers(0, 256, (1, size, size, 64), np.uint8) for size in (7, 12, 20, 31)]
     assert not differing_calls(layer, inputs)
+
+
+def test_layers_are_made_and_freed_by_threads_at_once():
+    """Their weights lie side by side in pages that they share."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def right(seed):
+        random = np.random.default_rng(seed)
+        n = int(random.choice([8, 64, 256]))
+        weights = random.integers(-128, 128, (n, 32, 1, 1), np.int8), None, np.full(n, 1e-3, np.float32)
+        x = random.integers(0, 256, (1, 2, 3, 32), np.uint8)
+        return np.array_equal(Int8Layer(*weights)(x), conv2d(x, *weights))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(right, range(200)))
 
 
 def test_ties_go_to_the_even_number():

@@ -11,10 +11,24 @@
 namespace hetconv {
 namespace HETCONV_ISA {
 
+// The output's pixels from `begin` on, those of one row at a time: each(i, length, image, y, x) for `length` pixels
+// from number `i` on, the first of which has its first tap at (y, x) of its image.
+template <class T, class Each>
+static void each_row(const LayerShape& s, const Sizes& run, const T* x, int64_t begin, int count, Each each) {
+  for (int i = 0; i < count;) {
+    const int64_t row = (begin + i) / run.out_width, out_x = (begin + i) % run.out_width;
+    const int length = static_cast<int>(std::min<int64_t>(count - i, run.out_width - out_x));
+    each(i, length, x + row / run.out_height * run.height * run.width * s.in_channels,
+         row % run.out_height * s.stride[0] - s.pads[0], out_x * s.stride[1] - s.pads[1]);
+    i += length;
+  }
+}
+
 // kStep: pixels of a register tile.
 template <class T, int kStep>
 class InputTable {
  public:
+  static constexpr int kFewChannels = 16;
   // With few input channels (the stem) a row of taps, which lies side by side in memory, is one segment: 7 of 21
   // numbers instead of 49 of 3.
   static bool is_merged(const LayerShape& s, bool hetconv) {
@@ -71,19 +85,13 @@ class InputTable {
     int64_t* offset = reinterpret_cast<int64_t*>(in + static_cast<size_t>(taps()) * count);
     T* copies = reinterpret_cast<T*>(offset + count);
     for (int i = 0; i < count; i++) offset[i] = (begin + i) * s_.out_channels;
-    // Pixels of one row of the output at a time.
-    for (int i = 0; i < count;) {
-      const int64_t row = (begin + i) / run.out_width, ox = (begin + i) % run.out_width;
-      const int length = static_cast<int>(std::min<int64_t>(count - i, run.out_width - ox));
-      const T* image = x + row / run.out_height * run.height * run.width * s_.in_channels;
-      const int64_t top = row % run.out_height * s_.stride[0] - s_.pads[0], left = ox * s_.stride[1] - s_.pads[1];
+    each_row(s_, run, x, begin, count, [&](int i, int length, const T* image, int64_t top, int64_t left) {
       if (merged_) {
         copies = fill_rows(run, image, top, left, length, in + i, count, copies);
       } else {
         fill_taps(run, image, top, left, length, in + i, count);
       }
-      i += length;
-    }
+    });
     return {count, in, offset, copies};
   }
 
@@ -148,7 +156,6 @@ class InputTable {
     return copies;
   }
 
-  static constexpr int kFewChannels = 16;
   static constexpr int kShares = 8;  // equal shares for 1, 2, 4 and 8 threads
   static constexpr int64_t kInputBytes = 128 << 10, kMaxPixels = 8 * kStep, kMaxTable = 1 << 16;
 

@@ -38,6 +38,7 @@ class Int8Direct : public Int8Packed {
       *bound = static_cast<float>(std::min(std::max(*bound * steps, least), most));
     }
     e_.plain = !e_.y_zero_point && e_.low == 0 && e_.high == 255 && e_.z_zero_point == 0;
+    // Beyond 32 bits an integer of AVX-512 would be negative, and a byte 0 instead of 255.
     for (int n = 0; n < shape.out_channels; n++) {
       const double sum = static_cast<double>(largest_sum(shape, weights, n)) * std::abs(scale_.data()[n]);
       e_.plain &= sum + std::abs(bias_.data()[n]) + 255 * std::abs(double{e_.z_scale}) < 0x1p30;
@@ -98,7 +99,6 @@ class Int8Direct : public Int8Packed {
     Int8Epilogue e = e_;
     e.start = start_.data() + t.first, e.scale = scale_.data() + t.first, e.bias = bias_.data() + t.first;
     const int count = block.count, most = kInt8Rows[t.vectors - 1], steps = (count + most - 1) / most;
-    // As many bytes a step as bring all that follow in the time of this block.
     Int8Ahead ahead{weights_.stream(t) + t.bytes, (t.vectors * kVectorBytes + steps - 1) / steps};
     for (int step = 0; step < steps; step++, ahead.next += t.bytes / steps) {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;

@@ -1,7 +1,7 @@
-// The inputs of a block of pixels where there are few channels (the stem), copied so that all taps of a pixel lie side
-// by side and no step of four channels is partly empty but the last. What lies side by side are columns of taps:
-// neighbouring pixels share them, and of a kernel of 7x7 with a stride of 2 only two of seven are copied for each
-// pixel.
+// The inputs of a block of pixels where `is_merged` says that there are few channels (the stem), copied so that all
+// taps of a pixel lie side by side and no step of four channels is partly empty but the last. What lies side by side
+// are columns of taps: neighbouring pixels share them, and of a kernel of 7x7 with a stride of 2 only two of seven are
+// copied for each pixel.
 #pragma once
 
 #include "input_table.h"
@@ -18,7 +18,7 @@ class Int8Patches {
       : s_(shape), column_(shape.kernel[0] * shape.in_channels), padding_(static_cast<uint8_t>(padding)) {}
 
   size_t scratch_bytes(size_t pixels) const {
-    const size_t columns = pixels * std::max(s_.kernel[1], s_.stride[1]);
+    const size_t columns = pixels * s_.kernel[1];
     return pixels * (sizeof(uint8_t*) + sizeof(int64_t)) + columns * column_ + kMostPiece;
   }
 
@@ -28,24 +28,21 @@ class Int8Patches {
     int64_t* offset = reinterpret_cast<int64_t*>(in + count);
     uint8_t *copies = reinterpret_cast<uint8_t*>(offset + count), *to = copies;
     const uint8_t* end = x + run.batch * run.height * run.width * s_.in_channels;
-    // Pixels of one row of the output at a time.
-    for (int i = 0; i < count;) {
-      const int64_t row = (begin + i) / run.out_width, ox = (begin + i) % run.out_width;
-      const int length = static_cast<int>(std::min<int64_t>(count - i, run.out_width - ox));
-      const uint8_t* image = x + row / run.out_height * run.height * run.width * s_.in_channels;
-      const int64_t top = row % run.out_height * s_.stride[0] - s_.pads[0], left = ox * s_.stride[1] - s_.pads[1];
-      const int64_t columns = int64_t{length - 1} * s_.stride[1] + s_.kernel[1];
-      for (int p = i; p < i + length; p++) {
-        in[p] = to + size_t(p - i) * s_.stride[1] * column_, offset[p] = (begin + p) * s_.out_channels;
+    each_row(s_, run, x, begin, count, [&](int i, int length, const uint8_t* image, int64_t top, int64_t left) {
+      // Of strides wider than the kernel each pixel has columns of its own.
+      const int step = std::min(s_.stride[1], s_.kernel[1]), pieces = step < s_.stride[1] ? length : 1;
+      const int64_t columns = int64_t{length / pieces - 1} * step + s_.kernel[1];
+      for (int p = 0; p < length; p++) {
+        in[i + p] = to + size_t(p) * step * column_, offset[i + p] = (begin + i + p) * s_.out_channels;
       }
-      if (s_.in_channels <= 4) {
-        fill_columns<4>(run, image, end, top, left, columns, to);
-      } else {
-        fill_columns<kMostPiece>(run, image, end, top, left, columns, to);
+      for (int piece = 0; piece < pieces; piece++, left += s_.stride[1], to += columns * column_) {
+        if (s_.in_channels <= 4) {
+          fill_columns<4>(run, image, end, top, left, columns, to);
+        } else {
+          fill_columns<kMostPiece>(run, image, end, top, left, columns, to);
+        }
       }
-      to += columns * column_;
-      i += length;
-    }
+    });
     return {count, in, offset, copies};
   }
 
@@ -84,6 +81,7 @@ class Int8Patches {
   }
 
   static constexpr int kMostPiece = 16;
+  static_assert(Int8Table::kFewChannels <= kMostPiece);
 
   LayerShape s_;
   int column_;  // bytes of a column of taps

@@ -32,14 +32,16 @@ struct Int8Epilogue {
   float z_scale, z_zero_point;  // likewise
   int32_t y_zero_point;
   bool float_output, float_residual;
-  bool plain;  // bytes out, without zero points or bounds but those of a byte, as behind a ReLU; less than 2^31 in size
+  // Bytes out, without zero points or bounds but those of a byte, as behind a ReLU; and reals that 32 bits hold.
+  bool plain;
 };
 
-// The weights of the next tile, on their way from memory into the second level of the cache: the tile's blocks of
-// pixels take turns at it, some bytes each step.
+// The weights of the next tile, on their way from memory into the second level of the cache. The register tiles of a
+// block of pixels take turns at it, a line or less a step: four or more of them fetch all, fewer a part, which the
+// processor's own prefetcher completes.
 struct Int8Ahead {
   const int8_t* next;
-  int64_t bytes;
+  int64_t bytes;  // a step
   HETCONV_INLINE void fetch(int steps) {
     __builtin_prefetch(next, 0, 2);
     next += steps * bytes;
@@ -110,7 +112,7 @@ static HETCONV_INLINE void multiply_split(const Int8Segment& s, const uint8_t* c
   const int64_t end = c + kStep * s.steps, apart = s.channel[1] - s.channel[0];
   for (; c < end; c += kStep, w += 2 * kVectorBytes) {
     const Weights4 w0 = weights4(load_bytes(w)), w1 = weights4(load_bytes(w + kVectorBytes));
-    if (!kPairs) ahead.fetch(1);  // those have few weights, and steps of their own in each segment
+    if (!kPairs) ahead.fetch(1);  // pairs have few weights, and a step or two a segment
 #pragma GCC unroll 32
     for (int i = 0; i < MR; i++) {
       const uint8_t* p = in[i] + c;
@@ -161,7 +163,7 @@ static HETCONV_INLINE void finish_bytes(const Int8Rows& rows, const Int8Epilogue
   }
 }
 
-// The same, plain, with half as many instructions behind the sum: two vectors at a time, side by side or of two pixels.
+// The same, plain: two vectors at a time, side by side or of two pixels, which AVX-512 makes bytes of together.
 template <int MR, int NV, bool kResidual>
 static HETCONV_INLINE void finish_plain(const Int8Rows& rows, const Int8Epilogue& e, const VI (&sum)[MR][NV]) {
   const int64_t* offset = rows.offset;

@@ -62,20 +62,6 @@ static HETCONV_INLINE void store_part(float* p, V v, int n) {
 }
 
 // A value that is not a number stays one, as in PyTorch.
-static HETCONV_INLINE V at_least(V low, V v) {
-#if defined(__AVX512F__)
-  return _mm512_max_ps(low, v);
-#elif defined(__AVX2__)
-  return _mm256_max_ps(low, v);
-#elif defined(__SSSE3__)
-  return _mm_max_ps(low, v);
-#elif defined(__aarch64__)
-  return vmaxq_f32(low, v);
-#else
-  return v < low ? low : v;
-#endif
-}
-
 static HETCONV_INLINE V clamp(V v, V low, V high) {
 #if defined(__AVX512F__)
   return _mm512_min_ps(high, _mm512_max_ps(low, v));  // with a NaN, these give the second operand
