@@ -18,10 +18,14 @@ CXX_FILES := $(wildcard inference/kernels/cpu/*.h inference/kernels/cpu/*.cpp te
 # What fails most comes first.
 TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/calib tests/gpu tests/test_docs.py
 
+# Triton Inference Server has packages of its own, an older NumPy among them.
+SERVE_VENV := .venv-serve
+MODEL ?= hetconv_resnet20_cifar_p4.cifar10_jpeg
+
 # On a machine with an NVIDIA GPU, apart from .venv: onnxruntime-gpu and onnxruntime are one import name.
 GPU_VENV := .venv-gpu
 
-.PHONY: bench test test-slow test-long lint format setup gpu-check clean
+.PHONY: bench test test-slow test-long lint format setup serve gpu-check clean
 
 bench: $(VENV)/.bench
 	mkdir -p $(OUT)
@@ -67,6 +71,16 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,rtx,dev,bindings]'
 	touch $@ $(VENV)/.bench
 
+serve: $(VENV)/.bench $(SERVE_VENV)/.ready
+	mkdir -p $(OUT)
+	$(BIN)/hetconv deploy $(MODEL) --to $(OUT)/models --name model
+	$(BIN)/hetconv serve $(OUT)/models --python $(SERVE_VENV)/bin/python
+
+$(SERVE_VENV)/.ready: | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m venv $(SERVE_VENV) || { rm -rf $(SERVE_VENV); exit 2; }
+	$(SERVE_VENV)/bin/python -m pip install --quiet 'nvidia-pytriton>=0.5.14' 'onnxruntime>=1.20' pillow
+	touch $@
+
 gpu-check: $(GPU_VENV)/.ready
 	$(GPU_VENV)/bin/python benchmarks/gpu_check.py --output $(OUT)/gpu-check
 
@@ -83,4 +97,4 @@ $(GPU_VENV)/.ready: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(GPU_VENV) $(OUT) build *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) $(SERVE_VENV) $(OUT) build *.egg-info

@@ -37,6 +37,15 @@ def evaluate(model: Any, dataset: str, data_dir: Path, batch_size: int = 250) ->
     return 100 * correct / len(images)
 
 
+def label_names(dataset: str, data_dir: Path) -> list[str]:
+    """Of the classes, in their order."""
+    from timm.data import create_dataset
+
+    images = create_dataset(dataset, str(data_dir), split='val', is_training=False)
+    classes = images.class_to_idx if hasattr(images, 'class_to_idx') else images.reader.class_to_idx
+    return sorted(classes, key=classes.get)
+
+
 def save(args: argparse.Namespace) -> None:
     """A checkpoint as a .safetensors file in the package, and its entry in the index."""
     import safetensors.torch
@@ -67,6 +76,7 @@ def save(args: argparse.Namespace) -> None:
         'mean': list(config['mean']),
         'std': list(config['std']),
         'num_classes': model.num_classes,
+        'label_names': label_names(arguments['dataset'] or 'ImageFolder', args.data_dir),
         'license': 'apache-2.0',
         'license_note': args.license_note,
     }

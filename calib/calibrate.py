@@ -132,14 +132,14 @@ def calibrate(
     if options.mixed and comparison.drop > options.max_drop:
         say(f'all in INT8 cost {comparison.drop:.2f} points')
         found = measure_sensitivity(proto, quantised, ranges, preset, few, size, options.reduce_range, report)
-        chosen_float, mixed = choose_float(
+        kept, comparison = choose_float(
             found, options.max_drop, comparison, evaluate,
             lambda layer, now: say(f'{layer.name} in float: {now.drop:.2f} points'),
         )  # fmt: skip
-        if len(chosen_float) < len(quantised):
-            kept, comparison = chosen_float, mixed
-        else:
-            say(f'no layer can be in INT8 at a cost of at most {options.max_drop:g} points')
+        if comparison.drop > options.max_drop:
+            say(
+                f'no choice that was tried costs at most {options.max_drop:g} points; the best has {len(kept)} in float'
+            )
     chosen = [layer for layer in quantised if layer not in kept]
     model = quantise(chosen)
     names = {layer.output: layer.name for layer in chosen}

@@ -5,7 +5,8 @@ quantisation: gradients pass straight through), HetConv2d as one unit, with one 
 weights. A batch norm behind it needs no care: its factor scales a channel's largest weight, and so the steps, like all
 the others of that channel, and the exported weights round to the same.
 
-What a residual adds and what the mean over the image reads are not rounded here, and are in the exported form; ranges are those of unsigned bytes.
+What a residual adds and what the mean over the image reads are not rounded here, and are in the exported form; ranges
+are those of unsigned bytes.
 
 Ranges are a moving average while the network trains, and stand still while it is validated. They are no part of a
 checkpoint, which so has the same keys as any other: `hetconv export` and `hetconv calibrate` take it as it is.

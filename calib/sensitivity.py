@@ -86,9 +86,10 @@ def choose_float(
         report: Called with each layer that stays in float, and what came of it.
 
     Returns:
-        The layers that stay in float, and the comparison without them. All of them where nothing less is enough.
+        The layers that stay in float, and the comparison without them: where no choice was good enough, the best one.
     """
     kept: list[Layer] = []
+    best: tuple[list[Layer], Comparison] = [], comparison
     by_gain = sorted(sensitivities, key=lambda s: s.noise / max(s.layer.macs, 1), reverse=True)
     for sensitivity in by_gain:
         if comparison.drop <= bound:
@@ -98,8 +99,10 @@ def choose_float(
             break
         comparison = evaluate(kept)
         report(sensitivity.layer, comparison)
+        if comparison.drop < best[1].drop:
+            best = list(kept), comparison
     if comparison.drop > bound:
-        return kept, comparison
+        return best
     for layer in sorted(kept[:-1], key=lambda layer: layer.macs, reverse=True):
         without = [other for other in kept if other is not layer]
         again = evaluate(without)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .tensorrt.builder import Built
     from .tensorrt.options import BuildOptions
 
-__all__ = ['ENGINES', 'TENSORRT', 'build', 'build_tensorrt']
+__all__ = ['ENGINES', 'TENSORRT', 'build', 'build_tensorrt', 'compare', 'exported_of']
 
 TENSORRT = ('tensorrt', 'tensorrt-rtx')
 ENGINES = ('ort-cpu', *TENSORRT)
@@ -51,41 +51,58 @@ def build(
         UserError: Unknown engine or model, a file that is not ours, a checkpoint for a file, kernels that are not
             built, or a difference above `MAX_BUILD_ERROR`, of a quantised model `MAX_INT8_ERROR`.
     """
-    import onnxruntime
-
-    from .engines.ort_cpu import make_session
     from .export import metadata
     from .kernels.cpu import instruction_sets
     from .lowering.ort_cpu import to_ort_cpu
-    from .lowering.quantized import is_quantized
     from .tune import tune
 
     if engine != 'ort-cpu':
         raise unknown('engine to build for', engine, ENGINES)
-    exported = _exported(source, checkpoint)
+    exported = exported_of(source, checkpoint)
     lowered = to_ort_cpu(exported)
-    batch = _images(metadata(exported)['input_size'])
     if tune_threads:
+        batch = _images(metadata(exported)['input_size'])
         tuned = tune(lowered, batch[:1], tune_threads, report=report)
         entry = lowered.metadata_props.add()
         entry.key = 'tuned'
         entry.value = json.dumps(
             {'threads': tune_threads, 'isa': instruction_sets()[0], 'layers': tuned}, sort_keys=True
         )
+    return lowered, compare(exported, lowered)
+
+
+def compare(exported: 'onnx.ModelProto', lowered: 'onnx.ModelProto') -> float:
+    """Run a lowered model, with our kernels or of standard operators, beside the exported one.
+
+    Returns:
+        The largest difference, relative to the largest value.
+
+    Raises:
+        UserError: It is above `MAX_BUILD_ERROR`, of a quantised model `MAX_INT8_ERROR`.
+    """
+    import onnxruntime
+
+    from .engines.ort_cpu import make_session
+    from .export import metadata
+    from .hetconv_op import NHWC_DOMAIN
+    from .lowering.quantized import is_quantized
+
     options = onnxruntime.SessionOptions()
     most = MAX_BUILD_ERROR
     if is_quantized(exported.graph.node):
         # As the graph stands: fused, ONNX Runtime's own kernels saturate on processors without VNNI.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         most = MAX_INT8_ERROR
-    sessions = (
-        onnxruntime.InferenceSession(exported.SerializeToString(), options, providers=['CPUExecutionProvider']),
-        make_session(lowered.SerializeToString()),
-    )
-    error = _difference(sessions, batch)
+
+    def session(proto: 'onnx.ModelProto') -> Any:
+        if any(node.domain == NHWC_DOMAIN for node in proto.graph.node):
+            return make_session(proto.SerializeToString())
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+    error = _difference((session(exported), session(lowered)), _images(metadata(exported)['input_size']))
     if not error <= most:  # also when it is not a number
         raise UserError(f'the built model differs from the exported by {error:.1e}, more than {most:.0e}')
-    return lowered, error
+    return error
 
 
 def build_tensorrt(
@@ -123,7 +140,7 @@ def build_tensorrt(
 
     resolve(options, load(options.engine))  # before the export, which takes longer
     report('export', 0, 100)
-    exported = _exported(source, checkpoint)
+    exported = exported_of(source, checkpoint)
     preset = metadata(exported).get('int8', {}).get('preset', 'tensorrt')
     if preset != 'tensorrt':
         raise UserError(
@@ -153,7 +170,7 @@ def build_tensorrt(
     return built, metadata(exported), error
 
 
-def _exported(source: str, checkpoint: Path | None) -> 'onnx.ModelProto':
+def exported_of(source: str, checkpoint: Path | None) -> 'onnx.ModelProto':
     """The model of a name or of a file of `hetconv export`.
 
     Raises:

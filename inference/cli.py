@@ -11,6 +11,7 @@ import typer
 from .cli_build import build
 from .cli_calibrate import calibrate
 from .cli_common import Checkpoint, Model, require_parent
+from .cli_deploy import activate, deploy, serve
 from .cli_reproduce import reproduce
 from .errors import UserError
 
@@ -137,6 +138,8 @@ def export(
 app.command()(build)  # of cli_build.py
 app.command()(calibrate)  # of cli_calibrate.py
 app.command()(reproduce)  # of cli_reproduce.py
+for command in (deploy, activate, serve):  # of cli_deploy.py
+    app.command()(command)
 
 
 @app.command()

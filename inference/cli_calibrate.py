@@ -20,8 +20,8 @@ def calibrate(
     data: Annotated[
         Path,
         typer.Option(
-            help='Images: a folder, with train/ and val/ in it or without; or an .npz with `images`, prepared, and '
-            '`labels`.',
+            help='Images: a folder, with train/ and val/ in it or without, or with the four files of MNIST; or an .npz '
+            'with `images`, prepared, and `labels`.',
             show_default=False,
         ),
     ],
@@ -39,14 +39,23 @@ def calibrate(
         typer.Option(help='Layer that stays in float, repeatable: a name, first, or last.', show_default=False),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(min=0, max=100, help='Points of top-1 that INT8 may cost: above, exit code 3.')
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            help='Points of top-1 that INT8 may cost, or without labels images in a hundred that may change their '
+            'class: above, exit code 3.',
+        ),
     ] = 1,
     mixed: Annotated[bool, typer.Option(help='Leave in float what it takes to hold --max-drop.')] = False,
     reduce_range: Annotated[
         bool, typer.Option(help='Weights of 7 bits, for engines that saturate on CPUs without VNNI.')
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help='Of the choice of images.')] = 0,
-    cache: Annotated[Optional[Path], typer.Option(help='Folder in which ranges are kept.', show_default=False)] = None,
+    cache: Annotated[
+        Optional[Path],
+        typer.Option(help='Folder in which ranges are kept; made where there is none.', show_default=False),
+    ] = None,
 ) -> None:
     """Quantize a model to INT8 with explicit Q/DQ, and refuse one that loses too much.
 
@@ -59,8 +68,14 @@ def calibrate(
     require_parent(output, '.onnx')
     if output.resolve() == model.resolve():
         raise UserError(f'{output} is the float model itself: give another name')
-    if cache is not None and not cache.is_dir():
-        raise UserError(f'--cache {cache}: no such folder')
+    for path in (data, eval_data):  # before seconds of imports
+        if path is not None and not path.exists():
+            raise UserError(f'{path}: no such folder of images')
+    if cache is not None:
+        try:
+            cache.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--cache {cache}: {error.strerror}') from error
     proto = load_onnx(model)
     size = model.stat().st_size
 
@@ -95,9 +110,10 @@ def calibrate(
         lost = f'INT8 costs {said["drop"]:.2f} points'
         if not result.comparison.labelled:
             lost = f'INT8 puts {said["drop"]:.2f}% of the images, which have no labels, into another class'
+        other = 'a larger --max-drop' if mixed else '--mixed'
         print(
             f'hetconv: {lost}, more than --max-drop {max_drop:g}: {output} is not written, '
-            f'{output.with_suffix(".json")} says why; try --mixed or another --method',
+            f'{output.with_suffix(".json")} says why; try {other} or another --method',
             file=sys.stderr,
         )
         sys.exit(GATE)

@@ -124,7 +124,7 @@ def _describe(
 
     import onnx
 
-    keys = ('architecture', 'num_classes', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+    keys = ('architecture', 'num_classes', 'label_names', 'mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
     info = {key: config[key] for key in keys if config.get(key) is not None}
     info.update(
         input_size=list(input_size),

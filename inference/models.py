@@ -29,6 +29,7 @@ def check_model_name(name: str) -> None:
     import timm
 
     import timm_hetconv  # noqa: F401  registers the models
+    from timm_hetconv._pretrained import index
 
     base, _, tag = name.partition('.')  # after the dot timm has a tag: which weights
     if timm.is_model(base) and (not tag or is_shipped(name)):
@@ -37,6 +38,11 @@ def check_model_name(name: str) -> None:
         raise UserError(
             f'{name} is a file; give the name of a model (`hetconv list`), or to `hetconv info` a .onnx file'
         )
+    tags = [full for full in index() if full.partition('.')[0] == base]
+    if tag and tags:
+        raise UserError(f'{base} has no weights {tag!r}; there are {", ".join(tags)}')
+    if tag and timm.is_model(base):
+        raise UserError(f'{base} has no weights {tag!r}, none of it are shipped: --checkpoint names some')
     import difflib
 
     close = difflib.get_close_matches(name, timm.list_models(), 3)

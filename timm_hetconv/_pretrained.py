@@ -49,6 +49,7 @@ def _cfg(entry: Dict[str, Any], plain: Dict[str, Any]) -> Dict[str, Any]:
         'mean': tuple(entry['mean']),
         'std': tuple(entry['std']),
         'num_classes': entry['num_classes'],
+        'label_names': tuple(entry['label_names']),
         'license': entry['license'],
         'description': (
             f'Trained on {entry["data"]} by recipe {entry["recipe"]} in {entry["epochs"]} epochs, seed '

@@ -113,6 +113,8 @@ def test_what_is_refused(folder, tmp_path):
             whole(open_source(*arguments, **options))
 
     refused('no such folder', folder / 'nothing', FACTS, 'val')
+    (folder / 'file.png').write_bytes(b'')
+    refused('a file, no folder of images and no .npz', folder / 'file.png', FACTS, 'val')
     refused('has 20 images, and 21 are asked for', folder, FACTS, 'val', 21)
     refused('has 20 images, and 5 are asked for besides the 16', folder / 'val', FACTS, 'val', 5, skip=16)
     (folder / 'empty').mkdir()

@@ -91,7 +91,7 @@ def test_one_that_loses_too_much_is_not_handed_over(folder, tmp_path):
         ),
         ((*USUAL, '-o', 'x.onnx', '--method', 'max'), "unknown method 'max'"),
         ((*USUAL, '-o', 'x.onnx', '--keep-float', 'stem'), "unknown layer 'stem'; did you mean stem.0?"),
-        ((*USUAL, '-o', 'x.onnx', '--cache', 'no'), '--cache no: no such folder'),
+        ((*USUAL, '-o', 'x.onnx', '--cache', 'no/cache'), '--cache no/cache: No such file or directory'),
         (('model.onnx', '--data', 'images.npz', '--images', 48, '-o', 'x.onnx'), 'are asked for besides the 48'),
         (('model.onnx', '--data', 'images.npz', '-o', 'x.onnx'), 'has 48 images, and 512 are asked for'),
         (('model.onnx', '--data', 'photos', '-o', 'x.onnx'), 'photos: no such folder of images'),

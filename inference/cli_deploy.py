@@ -1,0 +1,104 @@
+"""`hetconv deploy` and `hetconv serve`: a model repository of Triton Inference Server, and a server with it."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .cli_common import Checkpoint
+from .errors import UserError, unknown
+
+__all__ = ['activate', 'deploy', 'serve']
+
+Repository = Annotated[Path, typer.Option('--to', help='Model repository, a folder.', show_default=False)]
+
+
+def deploy(
+    model: Annotated[
+        str,
+        typer.Argument(help='Name of a model, or an ONNX file of `export` or `calibrate`.', show_default=False),
+    ],
+    to: Repository,
+    name: Annotated[
+        Optional[str], typer.Option(help="What clients call it. Default: the model's.", show_default=False)
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="ort-cpu: our CPU kernels. onnxruntime: standard operators, for Triton's own backend."),
+    ] = 'ort-cpu',
+    checkpoint: Checkpoint = None,
+    labels: Annotated[
+        Optional[Path],
+        typer.Option(help="Text file, a label a line. Default: the weights' own, or numbers.", show_default=False),
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help='Images a run at most.')] = 8,
+    instances: Annotated[int, typer.Option(min=1, help='Runs at a time.')] = 1,
+    threads: Annotated[int, typer.Option(min=1, help='Threads of a run.')] = 1,
+    delay_us: Annotated[int, typer.Option(min=0, help='Microseconds that a request waits for others.')] = 0,
+    queue: Annotated[int, typer.Option(min=1, help='Requests that wait at most; more are refused at once.')] = 64,
+    timeout_ms: Annotated[int, typer.Option(min=1, help='Milliseconds that a request waits at most.')] = 2000,
+    top_k: Annotated[int, typer.Option(min=1, help='Classes in an answer.')] = 5,
+) -> None:
+    """Write a model repository for Triton Inference Server, or a new version of a model in it."""
+    from .serving.config import Settings
+    from .serving.repository import BACKENDS
+    from .serving.repository import deploy as write
+    from .summary import within_text
+
+    if engine not in BACKENDS:
+        raise unknown('engine to deploy', engine, list(BACKENDS))
+    words = None if labels is None else _lines(labels)
+    network, facts, error = _network(model, engine, checkpoint)
+    name = name or Path(model).name.removesuffix('.onnx')
+    settings = Settings(max_batch, instances, threads, delay_us, queue, timeout_ms, top_k)
+    version = write(network, facts, to, name, engine, words, settings)
+    print(f'{to}: {name} version {version} for {engine}, {within_text(error, "the exported model")}')
+
+
+def activate(
+    name: Annotated[str, typer.Argument(help='Name of the model.', show_default=False)],
+    version: Annotated[int, typer.Argument(min=1, help='Its version.', show_default=False)],
+    to: Repository,
+) -> None:
+    """Serve another version of a deployed model, an earlier or a later one."""
+    from .serving.repository import activate as change
+
+    change(to, name, version)
+    print(f'{to}: {name} is version {version}')
+
+
+def serve(
+    repository: Annotated[Path, typer.Argument(help='Model repository of `hetconv deploy`.', show_default=False)],
+    python: Annotated[
+        Optional[Path],
+        typer.Option(help='Python with nvidia-pytriton, where there is no tritonserver.', show_default=False),
+    ] = None,
+    http: Annotated[int, typer.Option(help='Port of HTTP.')] = 8000,
+    grpc: Annotated[int, typer.Option(help='Port of gRPC.')] = 8001,
+    metrics: Annotated[int, typer.Option(help='Port of the metrics.')] = 8002,
+    host: Annotated[str, typer.Option(help='Address to listen at.')] = '127.0.0.1',
+) -> None:
+    """Start Triton Inference Server with a model repository, in the foreground; Ctrl-C ends it."""
+    from .serving.server import Ports, run
+
+    raise typer.Exit(run(repository, Ports(http, grpc, metrics), host, python))
+
+
+def _network(model: str, engine: str, checkpoint: Path | None) -> tuple:
+    """What the engine loads, the metadata, and how far it is from the exported network."""
+    from .build import compare, exported_of
+    from .export import metadata
+    from .lowering.ort_cpu import to_ort_cpu
+    from .lowering.portable import to_portable
+
+    exported = exported_of(model, checkpoint)
+    network = to_ort_cpu(exported) if engine == 'ort-cpu' else to_portable(exported)
+    return network, metadata(exported), compare(exported, network)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'{path} cannot be read as text: {error}') from error
+    return [line.strip() for line in lines]

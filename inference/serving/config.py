@@ -1,0 +1,120 @@
+"""config.pbtxt of the four models that serve a network: see repository.py."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ['Settings', 'configs', 'with_versions']
+
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is served.
+
+    Attributes:
+        max_batch: Images a run at most; more requests wait.
+        instances: Runs at a time, each with its own threads.
+        threads: Of a run.
+        delay_us: Microseconds that a request waits for others to make a batch; 0 takes what is there.
+        queue: Requests that wait at most; more are refused at once with UNAVAILABLE.
+        timeout_ms: Milliseconds that one waits at most.
+        top_k: Classes in an answer.
+    """
+
+    max_batch: int = 8
+    instances: int = 1
+    threads: int = 1
+    delay_us: int = 0
+    queue: int = 64
+    timeout_ms: int = 2000
+    top_k: int = TOP_K
+
+
+def configs(name: str, facts: dict[str, Any], backend: str, settings: Settings) -> dict[str, str]:
+    """By model the text of its config.pbtxt, without versions.
+
+    Args:
+        name: Of the ensemble that clients call; `<name>_engine` takes prepared tensors.
+        facts: Metadata of the exported network.
+        backend: Of the engine: python, or onnxruntime.
+        settings: How it is served.
+    """
+    size, classes, k = list(facts['input_size']), facts['num_classes'], min(settings.top_k, facts['num_classes'])
+    image, tensor = ('image', 'BYTES', [1]), ('input', 'FP32', size)
+    logits = ('logits', 'FP32', [classes])
+    answer = [('class', 'INT32', [k]), ('label', 'BYTES', [k]), ('score', 'FP32', [k])]
+    batching = (
+        f'dynamic_batching {{\n  max_queue_delay_microseconds: {settings.delay_us}\n  default_queue_policy {{\n'
+        f'    timeout_action: REJECT\n    default_timeout_microseconds: {settings.timeout_ms * 1000}\n'
+        f'    max_queue_size: {settings.queue}\n  }}\n}}\n'
+    )
+    engine = batching + _group(settings.instances) + _warm_up(size)
+    if backend == 'python':
+        engine += _parameter('threads', settings.threads)
+    else:
+        engine += _parameter('intra_op_thread_count', settings.threads)
+    steps = [
+        (f'{name}_prepare', {'image': 'image'}, {'input': 'prepared'}),
+        (f'{name}_engine', {'input': 'prepared'}, {'logits': 'logits'}),
+        (f'{name}_labels', {'logits': 'logits'}, {key: key for key, _, _ in answer}),
+    ]
+    return {
+        f'{name}_prepare': _model(f'{name}_prepare', 'python', settings, [image], [tensor]) + _group(1),
+        f'{name}_engine': _model(f'{name}_engine', backend, settings, [tensor], [logits]) + engine,
+        f'{name}_labels': _model(f'{name}_labels', 'python', settings, [logits], answer)
+        + _group(1)
+        + _parameter('top_k', k),
+        name: _model(name, None, settings, [image], answer) + _ensemble(steps),
+    }
+
+
+def with_versions(config: str, versions: Sequence[int]) -> str:
+    """Which of the versions that are there are served."""
+    return config + f'version_policy {{ specific {{ versions: {list(versions)} }} }}\n'
+
+
+def _model(name: str, backend: str | None, settings: Settings, inputs: list[Any], outputs: list[Any]) -> str:
+    def ports(kind: str, values: list[Any]) -> str:
+        lines = [f'  {{ name: {_text(n)} data_type: TYPE_{_type(t)} dims: {dims} }}' for n, t, dims in values]
+        return f'{kind} [\n' + ',\n'.join(lines) + '\n]\n'
+
+    kind = f'backend: {_text(backend)}\n' if backend else 'platform: "ensemble"\n'
+    head = f'name: {_text(name)}\n{kind}max_batch_size: {settings.max_batch}\n'
+    return head + ports('input', inputs) + ports('output', outputs)
+
+
+def _type(name: str) -> str:
+    return 'STRING' if name == 'BYTES' else name
+
+
+def _text(value: Any) -> str:
+    return json.dumps(str(value))
+
+
+def _group(count: int) -> str:
+    return f'instance_group [{{ kind: KIND_CPU count: {count} }}]\n'
+
+
+def _warm_up(size: list[int]) -> str:
+    """A first run before the server says that it is ready."""
+    zeros = f'key: "input" value {{ data_type: TYPE_FP32 dims: {size} zero_data: true }}'
+    return f'model_warmup [{{ name: "zeros" batch_size: 1 inputs {{ {zeros} }} }}]\n'
+
+
+def _parameter(key: str, value: Any) -> str:
+    return f'parameters {{ key: {_text(key)} value {{ string_value: {_text(value)} }} }}\n'
+
+
+def _ensemble(steps: list[tuple[str, dict[str, str], dict[str, str]]]) -> str:
+    def maps(kind: str, names: dict[str, str]) -> str:
+        return ''.join(f'      {kind} {{ key: {_text(k)} value: {_text(v)} }}\n' for k, v in names.items())
+
+    bodies = [
+        f'    {{\n      model_name: {_text(model)}\n      model_version: -1\n'
+        f'{maps("input_map", inputs)}{maps("output_map", outputs)}    }}'
+        for model, inputs, outputs in steps
+    ]
+    return 'ensemble_scheduling {\n  step [\n' + ',\n'.join(bodies) + '\n  ]\n}\n'

@@ -1,0 +1,176 @@
+"""The model repository: what is in it, versions, and that no reader sees half of one."""
+
+import json
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from typer.testing import CliRunner
+
+from inference.cli import app
+from inference.errors import UserError
+from inference.serving.config import Settings, configs, with_versions
+from inference.serving.repository import activate, deploy, served_version, versions
+
+FACTS = dict(
+    input_size=[3, 32, 32], num_classes=10, mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', crop_pct=1.0,
+    crop_mode='center', macs=1,
+)  # fmt: skip
+
+
+def network(value=0.0):
+    """A file that differs with `value`; nothing runs it here."""
+    tensor = onnx.numpy_helper.from_array(onnx.numpy_helper.np.float32([value]), 'w')
+    graph = onnx.helper.make_graph([], 'network', [], [], [tensor])
+    return onnx.helper.make_model(graph)
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
+
+
+@pytest.fixture
+def repository(tmp_path):
+    deploy(network(), FACTS, tmp_path / 'models', 'net', 'onnxruntime')
+    return tmp_path / 'models'
+
+
+def test_the_same_input_gives_the_same_bytes(repository, tmp_path):
+    deploy(network(), FACTS, tmp_path / 'again', 'net', 'onnxruntime')
+    assert files(tmp_path / 'again') == files(repository)
+
+
+def test_nothing_is_left_beside(repository, tmp_path):
+    assert [path.name for path in tmp_path.iterdir()] == ['models']
+    assert sorted(path.name for path in repository.iterdir()) == ['net', 'net_engine', 'net_labels', 'net_prepare']
+
+
+def test_versions_go_forward_and_back(repository):
+    assert deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime') == 2
+    assert versions(repository, 'net') == [1, 2]
+    assert served_version(repository, 'net') == 2
+    first = files(repository / 'net_engine' / '1')
+    activate(repository, 'net', 1)
+    assert served_version(repository, 'net') == 1
+    activate(repository, 'net', 2)
+    assert served_version(repository, 'net') == 2
+    assert files(repository / 'net_engine' / '1') == first
+    config = (repository / 'net_engine' / 'config.pbtxt').read_text()
+    assert config.count('version_policy') == 1
+
+
+def test_a_damaged_version_is_not_activated(repository):
+    deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime')
+    path = repository / 'net_engine' / '1' / 'model.onnx'
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r'model\.onnx is damaged'):
+        activate(repository, 'net', 1)
+    (repository / 'net_engine' / '1' / 'manifest.json').unlink()
+    with pytest.raises(UserError, match='is no complete version'):
+        activate(repository, 'net', 1)
+    assert served_version(repository, 'net') == 2
+    with pytest.raises(UserError, match='has no version 7; there are 1, 2'):
+        activate(repository, 'net', 7)
+    with pytest.raises(UserError, match='has no model nett'):
+        activate(repository, 'nett', 1)
+
+
+def test_a_failure_in_the_middle_leaves_what_was_served(repository, monkeypatch):
+    before = files(repository)
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('inference.serving.repository._write', full)
+    with pytest.raises(UserError, match='cannot be written: No space left'):
+        deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime')
+    assert files(repository) == before
+    assert [path.name for path in repository.parent.iterdir()] == ['models']
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        (dict(name='../net'), 'cannot be the name of a model'),
+        (dict(name=''), 'cannot be the name of a model'),
+        (dict(labels=['a']), '1 labels for 10 classes'),
+        (dict(facts={**FACTS, 'crop_mode': 'border'}), 'crop_mode center only'),
+        (dict(facts={**FACTS, 'input_size': [3, 32, 64]}), 'square inputs'),
+        (dict(facts={**FACTS, 'input_size': [5, 32, 32]}), 'images of 5 channels'),
+        (dict(facts={**FACTS, 'interpolation': 'random'}), 'interpolation random'),
+        (dict(facts={key: value for key, value in FACTS.items() if key != 'mean'}), 'says nothing about mean'),
+        (dict(facts={**FACTS, 'mean': [0.1] * 3}), 'other images or labels'),
+        (dict(labels=list('abcdefghij')), 'other images or labels'),
+    ],
+)
+def test_what_is_refused(repository, change, words):
+    before = files(repository)
+    arguments = {**dict(network=network(), facts=FACTS, folder=repository, name='net', engine='onnxruntime'), **change}
+    with pytest.raises(UserError, match=words):
+        deploy(**arguments)
+    assert files(repository) == before
+
+
+def test_tritons_own_parser_takes_the_configs():
+    pb = pytest.importorskip('tritonclient.grpc.model_config_pb2')
+    settings = Settings(max_batch=4, instances=2, threads=3, delay_us=50, queue=7, timeout_ms=90, top_k=3)
+    for backend in ('python', 'onnxruntime'):
+        texts = configs('net', FACTS, backend, settings)
+        parsed = {name: text_format.Parse(with_versions(text, [5]), pb.ModelConfig()) for name, text in texts.items()}
+        engine = parsed['net_engine']
+        assert list(engine.input[0].dims) == [3, 32, 32]
+        assert engine.backend == backend
+        assert engine.max_batch_size == 4
+        assert engine.instance_group[0].count == 2
+        assert engine.dynamic_batching.max_queue_delay_microseconds == 50
+        assert engine.dynamic_batching.default_queue_policy.max_queue_size == 7
+        assert engine.dynamic_batching.default_queue_policy.default_timeout_microseconds == 90000
+        assert list(engine.version_policy.specific.versions) == [5]
+        assert engine.model_warmup[0].inputs['input'].zero_data
+        assert {p.string_value for p in engine.parameters.values()} == {'3'}
+        steps = parsed['net'].ensemble_scheduling.step
+        assert [step.model_name for step in steps] == ['net_prepare', 'net_engine', 'net_labels']
+        # Every name that a step takes or gives is one of that model's.
+        for step in steps:
+            model = parsed[step.model_name]
+            assert set(step.input_map) == {port.name for port in model.input}
+            assert set(step.output_map) == {port.name for port in model.output}
+        assert [list(port.dims) for port in parsed['net'].output] == [[3]] * 3
+
+
+def test_the_command(tmp_path):
+    arguments = ['deploy', 'hetconv_resnet20_cifar_p4.cifar10_jpeg', '--to', str(tmp_path / 'models')]
+    arguments += ['--name', 'cifar']
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert 'cifar version 1 for ort-cpu, within' in result.stdout
+    folder = tmp_path / 'models' / 'cifar_engine' / '1'
+    manifest = json.loads((folder / 'manifest.json').read_text())
+    assert set(manifest['files']) == {'network.onnx', 'libhetconv.so', 'model.py'}
+    assert manifest['model']['macs'] == 13812352
+    assert (tmp_path / 'models' / 'cifar_labels' / '1' / 'labels.txt').read_text().split()[:3] == [
+        'airplane', 'automobile', 'bird',
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['deploy', 'hetconv_resnet20_cifar_p4', '--engine', 'ort-gpu'], "unknown engine to deploy 'ort-gpu'"),
+        (['deploy', 'nothing.onnx'], 'nothing.onnx: No such file'),
+        (['deploy', 'hetconv_resnet20_cifar_p4', '--labels', 'nothing.txt'], 'nothing.txt cannot be read as text'),
+        (['activate', 'net', '1'], 'has no model net'),
+    ],
+)
+def test_mistakes(tmp_path, arguments, words):
+    result = CliRunner().invoke(app, [*arguments, '--to', str(tmp_path / 'models')])
+    assert result.exit_code != 0
+    assert words in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_there_is_no_server(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    for repository, words in ((tmp_path / 'none', 'no such folder'), (tmp_path, 'there is no tritonserver')):
+        result = CliRunner().invoke(app, ['serve', str(repository)])
+        assert words in str(result.exception)
