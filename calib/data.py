@@ -53,11 +53,7 @@ class Folder:
         from timm.data.readers.reader_image_folder import find_images_and_targets
 
         if not self.root.is_dir():
-            what = (
-                'a file, no folder of images and no .npz'
-                if self.root.exists()
-                else 'no such folder of images'
-            )
+            what = 'a file, no folder of images and no .npz' if self.root.exists() else 'no such folder of images'
             raise UserError(f'{self.root}: {what}')
         files, classes = find_images_and_targets(str(self.root))
         if not files:

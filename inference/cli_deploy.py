@@ -81,7 +81,7 @@ def serve(
     """Start Triton Inference Server with a model repository, in the foreground; Ctrl-C ends it."""
     from .serving.server import Ports, run
 
-    raise typer.Exit(run(repository, Ports(http, grpc, metrics), host, python))
+    run(repository, Ports(http, grpc, metrics), host, python)
 
 
 def _network(model: str, engine: str, checkpoint: Path | None) -> tuple:

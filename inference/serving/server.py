@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from ..errors import UserError
 
@@ -75,15 +76,16 @@ def command_of(
     return command, environment
 
 
-def run(repository: Path, ports: Ports, host: str = '127.0.0.1', python: Path | None = None) -> int:
-    """Run a server until it ends; its exit code. Arguments and errors as of `command_of`."""
+def run(repository: Path, ports: Ports, host: str = '127.0.0.1', python: Path | None = None) -> NoReturn:
+    """Become a server: what is sent to this process, Ctrl-C among it, is for the server, and its exit code is ours.
+
+    Arguments and errors as of `command_of`.
+    """
     command, environment = command_of(repository, ports, host, python)
-    with subprocess.Popen(command, env=environment) as server:
-        while True:
-            try:
-                return server.wait()
-            except KeyboardInterrupt:  # it ends what it has begun
-                server.terminate()
+    try:
+        os.execve(command[0], command, environment)
+    except OSError as error:
+        raise UserError(f'{command[0]} cannot be started: {error.strerror}') from error
 
 
 def _look(python: Path) -> tuple[Path, str, str, str]:
