@@ -41,8 +41,6 @@ def check_model_name(name: str) -> None:
     tags = [full for full in index() if full.partition('.')[0] == base]
     if tag and tags:
         raise UserError(f'{base} has no weights {tag!r}; there are {", ".join(tags)}')
-    if tag and timm.is_model(base):
-        raise UserError(f'{base} has no weights {tag!r}, none of it are shipped: --checkpoint names some')
     import difflib
 
     close = difflib.get_close_matches(name, timm.list_models(), 3)

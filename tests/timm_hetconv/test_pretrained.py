@@ -22,6 +22,7 @@ def entry(**settings):
     return {
         'file': 'x.safetensors', 'top1': 90.0, 'data': 'd', 'recipe': 'r', 'epochs': 1, 'seed': 0, 'num_classes': 10,
         'input_size': [3, 32, 32], 'mean': [0.5], 'std': [0.5], 'license': 'apache-2.0', 'license_note': 'n',
+        'label_names': list('abcdefghij'),
     } | settings  # fmt: skip
 
 
