@@ -31,6 +31,7 @@ __all__ = ['BACKENDS', 'activate', 'deploy', 'served_version', 'versions']
 
 BACKENDS = {'ort-cpu': 'python', 'onnxruntime': 'onnxruntime'}
 STEPS = Path(__file__).parent / 'steps'
+CONFIG = 'engine.pbtxt'  # of a version: config.pbtxt of the engine, without versions
 _FACTS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')
 
 
@@ -84,7 +85,7 @@ def deploy(
     _refuse_another(folder, name, fixed)
     with tempfile.TemporaryDirectory(prefix='.hetconv-', dir=folder.absolute().parent) as beside:
         try:
-            _write(Path(beside) / 'engine', _engine_files(network, facts, engine))
+            _write(Path(beside) / 'engine', _engine_files(network, facts, engine, texts[own]))
             number = 1 + max(versions(folder, name), default=0)
             (folder / own).mkdir(exist_ok=True)
             os.rename(Path(beside) / 'engine', folder / own / str(number))
@@ -135,9 +136,9 @@ def activate(folder: Path, name: str, version: int) -> None:
     if version not in there:
         raise UserError(f'{name} has no version {version}; there are {", ".join(map(str, there))}')
     check_version(folder / f'{name}_engine' / str(version))
-    path = folder / f'{name}_engine' / 'config.pbtxt'
-    text = re.sub(r'version_policy .*\n', '', path.read_text(encoding='utf-8'))
-    write_atomically(path, with_versions(text, [version]).encode())
+    # Each has its own: another version may be for another backend, or of other threads.
+    text = (folder / f'{name}_engine' / str(version) / CONFIG).read_text(encoding='utf-8')
+    write_atomically(folder / f'{name}_engine' / 'config.pbtxt', with_versions(text, [version]).encode())
 
 
 def check_version(folder: Path) -> None:
@@ -165,7 +166,7 @@ def check_preparation(facts: dict[str, Any]) -> None:
         raise UserError(f'images of {channels} channels cannot be prepared; there are 1 and 3')
 
 
-def _engine_files(network: 'onnx.ModelProto', facts: dict[str, Any], engine: str) -> dict[str, bytes]:
+def _engine_files(network: 'onnx.ModelProto', facts: dict[str, Any], engine: str, config: str) -> dict[str, bytes]:
     from importlib.metadata import version
 
     data = network.SerializeToString(deterministic=True)
@@ -175,6 +176,7 @@ def _engine_files(network: 'onnx.ModelProto', facts: dict[str, Any], engine: str
         files = {'network.onnx': data, 'libhetconv.so': library().read_bytes(), 'model.py': _step('engine_model')}
     else:
         files = {'model.onnx': data}
+    files[CONFIG] = config.encode()
     manifest = {
         'engine': engine,
         'timm-hetconv': version('timm-hetconv'),

@@ -59,6 +59,15 @@ def test_versions_go_forward_and_back(repository):
     assert config.count('version_policy') == 1
 
 
+def test_a_version_brings_its_own_settings_back(repository):
+    path = repository / 'net_engine' / 'config.pbtxt'
+    before = path.read_bytes()
+    deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime', settings=Settings(threads=4, instances=2))
+    assert path.read_bytes() != before
+    activate(repository, 'net', 1)
+    assert path.read_bytes() == before
+
+
 def test_a_damaged_version_is_not_activated(repository):
     deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime')
     path = repository / 'net_engine' / '1' / 'model.onnx'
@@ -146,7 +155,7 @@ def test_the_command(tmp_path):
     assert 'cifar version 1 for ort-cpu, within' in result.stdout
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
-    assert set(manifest['files']) == {'network.onnx', 'libhetconv.so', 'model.py'}
+    assert set(manifest['files']) == {'network.onnx', 'libhetconv.so', 'model.py', 'engine.pbtxt'}
     assert manifest['model']['macs'] == 13812352
     assert (tmp_path / 'models' / 'cifar_labels' / '1' / 'labels.txt').read_text().split()[:3] == [
         'airplane', 'automobile', 'bird',
