@@ -65,7 +65,8 @@ def deploy(
     if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
         raise UserError(f'{name!r} cannot be the name of a model: letters, digits, _, . and - make one')
     settings = settings or Settings()
-    labels = list(labels or facts.get('label_names') or map(str, range(facts['num_classes'])))
+    if labels is None:
+        labels = facts.get('label_names') or [str(number) for number in range(facts['num_classes'])]
     if len(labels) != facts['num_classes']:
         raise UserError(f'{len(labels)} labels for {facts["num_classes"]} classes')
     check_preparation(facts)

@@ -103,6 +103,7 @@ def test_a_failure_in_the_middle_leaves_what_was_served(repository, monkeypatch)
         (dict(name='../net'), 'cannot be the name of a model'),
         (dict(name=''), 'cannot be the name of a model'),
         (dict(labels=['a']), '1 labels for 10 classes'),
+        (dict(labels=[]), '0 labels for 10 classes'),
         (dict(facts={**FACTS, 'crop_mode': 'border'}), 'crop_mode center only'),
         (dict(facts={**FACTS, 'input_size': [3, 32, 64]}), 'square inputs'),
         (dict(facts={**FACTS, 'input_size': [5, 32, 32]}), 'images of 5 channels'),
