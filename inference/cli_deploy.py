@@ -16,16 +16,23 @@ Repository = Annotated[Path, typer.Option('--to', help='Model repository, a fold
 def deploy(
     model: Annotated[
         str,
-        typer.Argument(help='Name of a model, or an ONNX file of `export` or `calibrate`.', show_default=False),
+        typer.Argument(
+            help='Name of a model, an ONNX file of `export` or `calibrate`, or an engine of `build --engine tensorrt`.',
+            show_default=False,
+        ),
     ],
     to: Repository,
     name: Annotated[
         Optional[str], typer.Option(help="What clients call it. Default: the model's.", show_default=False)
     ] = None,
     engine: Annotated[
-        str,
-        typer.Option(help="ort-cpu: our CPU kernels. onnxruntime: standard operators, for Triton's own backend."),
-    ] = 'ort-cpu',
+        Optional[str],
+        typer.Option(
+            help='ort-cpu: our CPU kernels in ONNX Runtime, the default. onnxruntime: standard operators in it. '
+            "portable: standard operators for Triton's own backend of ONNX Runtime. tensorrt: an .engine.",
+            show_default=False,
+        ),
+    ] = None,
     checkpoint: Checkpoint = None,
     labels: Annotated[
         Optional[Path],
@@ -38,21 +45,34 @@ def deploy(
     queue: Annotated[int, typer.Option(min=1, help='Requests that wait at most; more are refused at once.')] = 64,
     timeout_ms: Annotated[int, typer.Option(min=1, help='Milliseconds that a request waits at most.')] = 2000,
     top_k: Annotated[int, typer.Option(min=1, help='Classes in an answer.')] = 5,
+    measure: Annotated[bool, typer.Option(help='Write down how long the network takes here.')] = True,
 ) -> None:
     """Write a model repository for Triton Inference Server, or a new version of a model in it."""
-    from .serving.config import Settings
-    from .serving.repository import BACKENDS
+    from .serving.config import BACKENDS, Settings
+    from .serving.measure import measure as measure_network
     from .serving.repository import deploy as write
     from .summary import within_text
 
+    plan = Path(model).suffix.lower() == '.engine'
+    engine = engine or ('tensorrt' if plan else 'ort-cpu')
     if engine not in BACKENDS:
         raise unknown('engine to deploy', engine, list(BACKENDS))
+    if plan != (engine == 'tensorrt'):
+        raise UserError(
+            '--engine tensorrt takes a file of `hetconv build --engine tensorrt`, .engine, and only it does'
+        )
     words = None if labels is None else _lines(labels)
-    network, facts, error = _network(model, engine, checkpoint)
-    name = name or Path(model).name.removesuffix('.onnx')
     settings = Settings(max_batch, instances, threads, delay_us, queue, timeout_ms, top_k)
-    version = write(network, facts, to, name, engine, words, settings)
-    print(f'{to}: {name} version {version} for {engine}, {within_text(error, "the exported model")}')
+    name = name or Path(model).name.removesuffix('.onnx').removesuffix('.engine')
+    if plan:
+        network, facts, error, notes = _plan(model, checkpoint, max_batch)
+    else:
+        network, facts, error, notes = _network(model, engine, checkpoint)
+    measured = None
+    if measure and not plan:
+        measured = measure_network(network.SerializeToString(), facts['input_size'], settings)
+    version = write(network, facts, to, name, engine, words, settings, notes, measured)
+    print(f'{to}: {name} version {version} for {engine}, {within_text(error, "the exported model")}' + _speed(measured))
 
 
 def activate(
@@ -85,15 +105,47 @@ def serve(
 
 
 def _network(model: str, engine: str, checkpoint: Path | None) -> tuple:
-    """What the engine loads, the metadata, and how far it is from the exported network."""
+    """What the engine loads, the metadata, how far it is from the exported network, and sentences for the card."""
     from .build import compare, exported_of
     from .export import metadata
     from .lowering.ort_cpu import to_ort_cpu
     from .lowering.portable import to_portable
+    from .summary import within_text
 
     exported = exported_of(model, checkpoint)
     network = to_ort_cpu(exported) if engine == 'ort-cpu' else to_portable(exported)
-    return network, metadata(exported), compare(exported, network)
+    error = compare(exported, network)
+    return network, metadata(exported), error, [f'The engine is {within_text(error, "the exported network")}.']
+
+
+def _plan(model: str, checkpoint: Path | None, max_batch: int) -> tuple:
+    """As `_network`, of an engine of TensorRT."""
+    from .tensorrt.manifest import check
+
+    if checkpoint is not None:
+        raise UserError(f'{model} has its weights already: leave --checkpoint out')
+    path = Path(model)
+    manifest = check(path, engine='tensorrt')
+    first = manifest.profiles[0]
+    if not first.min == 1 <= max_batch <= first.max:
+        raise UserError(
+            f'{model} takes batches of {first.min} to {first.max}, and the server 1 to {max_batch}: '
+            f'--max-batch {first.max}, or build with --batch 1,{max_batch},{max_batch}'
+        )
+    sms = ', '.join(map(str, manifest.sms))
+    later = ' or a later one' * bool(manifest.options.get('version_compatible'))
+    notes = [
+        f'The engine is for SM {sms} and TensorRT {manifest.engine_version}, in {manifest.precision}; it loads in a '
+        f'server with that version of TensorRT{later}.'
+    ]
+    return path.read_bytes(), manifest.model, manifest.graph_error, notes
+
+
+def _speed(measured: dict | None) -> str:
+    if measured is None:
+        return ''
+    row = measured['rows'][0]
+    return f', {row["ms"]:.3g} ms an image on {measured["threads"]} thread{"s" * (measured["threads"] > 1)} here'
 
 
 def _lines(path: Path) -> list[str]:

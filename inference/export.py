@@ -137,6 +137,8 @@ def _describe(
         info.update(hetconv_layers=len(parts), part=sorted(set(parts)))
     if weights is not None:
         info['weights'] = weights
+        if config.get('tag') == weights:  # these are the ones that the configuration describes
+            info.update({key: config[key] for key in ('description', 'license') if config.get(key)})
     proto.producer_name, proto.producer_version = 'timm-hetconv', version('timm-hetconv')
     onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(info, sort_keys=True)})
 

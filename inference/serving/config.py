@@ -5,9 +5,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['Settings', 'configs', 'with_versions']
+__all__ = ['BACKENDS', 'Backend', 'Settings', 'configs', 'with_versions']
 
 TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What runs an engine inside the server.
+
+    Attributes:
+        name: Of Triton's backend.
+        file: That it loads.
+        kind: Of its instances.
+        threads: Name of the parameter that says how many a run has; None where there is none.
+    """
+
+    name: str
+    file: str
+    kind: str = 'KIND_CPU'
+    threads: str | None = None
+
+
+# By engine.
+BACKENDS = {
+    'ort-cpu': Backend('python', 'network.onnx', threads='threads'),
+    'onnxruntime': Backend('python', 'network.onnx', threads='threads'),
+    'portable': Backend('onnxruntime', 'model.onnx', threads='intra_op_thread_count'),
+    'tensorrt': Backend('tensorrt', 'model.plan', kind='KIND_GPU'),
+}
 
 
 @dataclass(frozen=True)
@@ -33,15 +59,16 @@ class Settings:
     top_k: int = TOP_K
 
 
-def configs(name: str, facts: dict[str, Any], backend: str, settings: Settings) -> dict[str, str]:
+def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -> dict[str, str]:
     """By model the text of its config.pbtxt, without versions.
 
     Args:
         name: Of the ensemble that clients call; `<name>_engine` takes prepared tensors.
         facts: Metadata of the exported network.
-        backend: Of the engine: python, or onnxruntime.
+        engine: One of `BACKENDS`.
         settings: How it is served.
     """
+    backend = BACKENDS[engine]
     size, classes, k = list(facts['input_size']), facts['num_classes'], min(settings.top_k, facts['num_classes'])
     image, tensor = ('image', 'BYTES', [1]), ('input', 'FP32', size)
     logits = ('logits', 'FP32', [classes])
@@ -51,19 +78,20 @@ def configs(name: str, facts: dict[str, Any], backend: str, settings: Settings) 
         f'    timeout_action: REJECT\n    default_timeout_microseconds: {settings.timeout_ms * 1000}\n'
         f'    max_queue_size: {settings.queue}\n  }}\n}}\n'
     )
-    engine = batching + _group(settings.instances) + _warm_up(size)
-    if backend == 'python':
-        engine += _parameter('threads', settings.threads)
-    else:
-        engine += _parameter('intra_op_thread_count', settings.threads)
+    network = batching + _group(settings.instances, backend.kind) + _warm_up(size)
+    if backend.threads:
+        network += _parameter(backend.threads, settings.threads)
+    # For clients that put measured times beside what they should be.
+    network += _parameter('macs', facts['macs'])
     steps = [
         (f'{name}_prepare', {'image': 'image'}, {'input': 'prepared'}),
         (f'{name}_engine', {'input': 'prepared'}, {'logits': 'logits'}),
         (f'{name}_labels', {'logits': 'logits'}, {key: key for key, _, _ in answer}),
     ]
     return {
-        f'{name}_prepare': _model(f'{name}_prepare', 'python', settings, [image], [tensor]) + _group(1),
-        f'{name}_engine': _model(f'{name}_engine', backend, settings, [tensor], [logits]) + engine,
+        f'{name}_prepare': _model(f'{name}_prepare', 'python', settings, [image], [tensor])
+        + _group(settings.instances),
+        f'{name}_engine': _model(f'{name}_engine', backend.name, settings, [tensor], [logits]) + network,
         f'{name}_labels': _model(f'{name}_labels', 'python', settings, [logits], answer)
         + _group(1)
         + _parameter('top_k', k),
@@ -94,8 +122,8 @@ def _text(value: Any) -> str:
     return json.dumps(str(value))
 
 
-def _group(count: int) -> str:
-    return f'instance_group [{{ kind: KIND_CPU count: {count} }}]\n'
+def _group(count: int, kind: str = 'KIND_CPU') -> str:
+    return f'instance_group [{{ kind: {kind} count: {count} }}]\n'
 
 
 def _warm_up(size: list[int]) -> str:

@@ -2,7 +2,7 @@
 
     DIR/NAME/                  ensemble: an encoded image in, classes, labels and scores out
     DIR/NAME_prepare/1/        the image as timm's transform prepares it
-    DIR/NAME_engine/VERSION/   the network; a directory a version, one of which is served
+    DIR/NAME_engine/VERSION/   the network, its model card and manifest; a folder a version, one of which is served
     DIR/NAME_labels/1/         the best classes
 
 A version is written beside and renamed, and served when config.pbtxt, replaced in one step, names it: a server that
@@ -10,8 +10,6 @@ polls never sees half of one. All that is written depends on the network and the
 same bytes.
 """
 
-import hashlib
-import json
 import os
 import re
 import tempfile
@@ -23,37 +21,40 @@ from ..errors import UserError
 from ..files import write_atomically
 from .config import Settings, configs, with_versions
 from .steps.prepare import INTERPOLATIONS
+from .version import CONFIG, MEASURED, check_version, step_file, to_json, version_files
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['BACKENDS', 'activate', 'deploy', 'served_version', 'versions']
+__all__ = ['activate', 'deploy', 'served_version', 'versions']
 
-BACKENDS = {'ort-cpu': 'python', 'onnxruntime': 'onnxruntime'}
-STEPS = Path(__file__).parent / 'steps'
-CONFIG = 'engine.pbtxt'  # of a version: config.pbtxt of the engine, without versions
 _FACTS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')
 
 
 def deploy(
-    network: 'onnx.ModelProto',
+    network: 'onnx.ModelProto | bytes',
     facts: dict[str, Any],
     folder: Path,
     name: str,
     engine: str = 'ort-cpu',
     labels: Sequence[str] | None = None,
     settings: Settings | None = None,
+    notes: Sequence[str] = (),
+    measured: dict[str, Any] | None = None,
 ) -> int:
     """Write a new version, and let it be the one that is served.
 
     Args:
-        network: What the engine loads: of `inference.build.build` for ort-cpu, the portable form for onnxruntime.
+        network: What the engine loads: of `inference.build.build` for ort-cpu, a plan for tensorrt, the portable form
+            for the others.
         facts: Metadata of the exported network.
         folder: The repository; made where there is none.
         name: Of the model that clients call.
         engine: One of `BACKENDS`.
         labels: A name a class; None for those of the metadata, or numbers.
         settings: How it is served.
+        notes: Sentences for the model card.
+        measured: Of `measure.measure`; it alone may differ where all else is the same.
 
     Returns:
         The version's number.
@@ -70,23 +71,26 @@ def deploy(
     if len(labels) != facts['num_classes']:
         raise UserError(f'{len(labels)} labels for {facts["num_classes"]} classes')
     check_preparation(facts)
-    texts = configs(name, facts, BACKENDS[engine], settings)
+    texts = configs(name, facts, engine, settings)
     kept = {key: facts[key] for key in _FACTS}
     fixed = {
         name: {},
         f'{name}_prepare': {
-            'facts.json': _json(kept),
-            'prepare.py': _step('prepare'),
-            'model.py': _step('prepare_model'),
+            'facts.json': to_json(kept),
+            'prepare.py': step_file('prepare'),
+            'model.py': step_file('prepare_model'),
         },
-        f'{name}_labels': {'labels.txt': '\n'.join([*labels, '']).encode(), 'model.py': _step('labels_model')},
+        f'{name}_labels': {'labels.txt': '\n'.join([*labels, '']).encode(), 'model.py': step_file('labels_model')},
     }
     own = f'{name}_engine'
+    files = version_files(network, facts, engine, labels, settings, texts[own], notes)
+    if measured is not None:
+        files[MEASURED] = to_json(measured)
     _make(folder)
     _refuse_another(folder, name, fixed)
     with tempfile.TemporaryDirectory(prefix='.hetconv-', dir=folder.absolute().parent) as beside:
         try:
-            _write(Path(beside) / 'engine', _engine_files(network, facts, engine, texts[own]))
+            _write(Path(beside) / 'engine', files)
             number = 1 + max(versions(folder, name), default=0)
             (folder / own).mkdir(exist_ok=True)
             os.rename(Path(beside) / 'engine', folder / own / str(number))
@@ -142,17 +146,6 @@ def activate(folder: Path, name: str, version: int) -> None:
     write_atomically(folder / f'{name}_engine' / 'config.pbtxt', with_versions(text, [version]).encode())
 
 
-def check_version(folder: Path) -> None:
-    """Raises UserError where a file of a version is not what manifest.json says."""
-    try:
-        files = json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))['files']
-        for file, wanted in files.items():
-            if hashlib.sha256((folder / file).read_bytes()).hexdigest() != wanted:
-                raise UserError(f'{folder / file} is damaged: its checksum is not that of manifest.json')
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{folder} is no complete version: {error}') from error
-
-
 def check_preparation(facts: dict[str, Any]) -> None:
     """Raises UserError where steps/prepare.py does not do what timm's transform would."""
     missing = [key for key in _FACTS if key not in facts]
@@ -165,26 +158,6 @@ def check_preparation(facts: dict[str, Any]) -> None:
         raise UserError(f'images cannot be prepared with interpolation {facts["interpolation"]}')
     if channels not in (1, 3):
         raise UserError(f'images of {channels} channels cannot be prepared; there are 1 and 3')
-
-
-def _engine_files(network: 'onnx.ModelProto', facts: dict[str, Any], engine: str, config: str) -> dict[str, bytes]:
-    from importlib.metadata import version
-
-    data = network.SerializeToString(deterministic=True)
-    if engine == 'ort-cpu':
-        from ..kernels.cpu import library
-
-        files = {'network.onnx': data, 'libhetconv.so': library().read_bytes(), 'model.py': _step('engine_model')}
-    else:
-        files = {'model.onnx': data}
-    files[CONFIG] = config.encode()
-    manifest = {
-        'engine': engine,
-        'timm-hetconv': version('timm-hetconv'),
-        'model': facts,
-        'files': {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
-    }
-    return {**files, 'manifest.json': _json(manifest)}
 
 
 def _refuse_another(folder: Path, name: str, fixed: dict[str, dict[str, bytes]]) -> None:
@@ -212,11 +185,3 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True)
     for file, content in files.items():
         (folder / file).write_bytes(content)
-
-
-def _step(name: str) -> bytes:
-    return (STEPS / f'{name}.py').read_bytes()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True).encode() + b'\n'

@@ -1,6 +1,7 @@
 """The model repository: what is in it, versions, and that no reader sees half of one."""
 
 import json
+import re
 
 import onnx
 import pytest
@@ -9,8 +10,11 @@ from typer.testing import CliRunner
 
 from inference.cli import app
 from inference.errors import UserError
-from inference.serving.config import Settings, configs, with_versions
+from inference.serving.config import BACKENDS, Settings, configs, with_versions
 from inference.serving.repository import activate, deploy, served_version, versions
+from inference.tensorrt.builder import Built
+from inference.tensorrt.manifest import save_engine
+from inference.tensorrt.options import BuildOptions
 
 FACTS = dict(
     input_size=[3, 32, 32], num_classes=10, mean=[0.5] * 3, std=[0.25] * 3, interpolation='bilinear', crop_pct=1.0,
@@ -31,12 +35,12 @@ def files(folder):
 
 @pytest.fixture
 def repository(tmp_path):
-    deploy(network(), FACTS, tmp_path / 'models', 'net', 'onnxruntime')
+    deploy(network(), FACTS, tmp_path / 'models', 'net', 'portable')
     return tmp_path / 'models'
 
 
 def test_the_same_input_gives_the_same_bytes(repository, tmp_path):
-    deploy(network(), FACTS, tmp_path / 'again', 'net', 'onnxruntime')
+    deploy(network(), FACTS, tmp_path / 'again', 'net', 'portable')
     assert files(tmp_path / 'again') == files(repository)
 
 
@@ -46,7 +50,7 @@ def test_nothing_is_left_beside(repository, tmp_path):
 
 
 def test_versions_go_forward_and_back(repository):
-    assert deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime') == 2
+    assert deploy(network(1.0), FACTS, repository, 'net', 'portable') == 2
     assert versions(repository, 'net') == [1, 2]
     assert served_version(repository, 'net') == 2
     first = files(repository / 'net_engine' / '1')
@@ -62,14 +66,14 @@ def test_versions_go_forward_and_back(repository):
 def test_a_version_brings_its_own_settings_back(repository):
     path = repository / 'net_engine' / 'config.pbtxt'
     before = path.read_bytes()
-    deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime', settings=Settings(threads=4, instances=2))
+    deploy(network(1.0), FACTS, repository, 'net', 'portable', settings=Settings(threads=4, instances=2))
     assert path.read_bytes() != before
     activate(repository, 'net', 1)
     assert path.read_bytes() == before
 
 
 def test_a_damaged_version_is_not_activated(repository):
-    deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime')
+    deploy(network(1.0), FACTS, repository, 'net', 'portable')
     path = repository / 'net_engine' / '1' / 'model.onnx'
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r'model\.onnx is damaged'):
@@ -92,7 +96,7 @@ def test_a_failure_in_the_middle_leaves_what_was_served(repository, monkeypatch)
 
     monkeypatch.setattr('inference.serving.repository._write', full)
     with pytest.raises(UserError, match='cannot be written: No space left'):
-        deploy(network(1.0), FACTS, repository, 'net', 'onnxruntime')
+        deploy(network(1.0), FACTS, repository, 'net', 'portable')
     assert files(repository) == before
     assert [path.name for path in repository.parent.iterdir()] == ['models']
 
@@ -115,7 +119,7 @@ def test_a_failure_in_the_middle_leaves_what_was_served(repository, monkeypatch)
 )
 def test_what_is_refused(repository, change, words):
     before = files(repository)
-    arguments = {**dict(network=network(), facts=FACTS, folder=repository, name='net', engine='onnxruntime'), **change}
+    arguments = {**dict(network=network(), facts=FACTS, folder=repository, name='net', engine='portable'), **change}
     with pytest.raises(UserError, match=words):
         deploy(**arguments)
     assert files(repository) == before
@@ -124,12 +128,14 @@ def test_what_is_refused(repository, change, words):
 def test_tritons_own_parser_takes_the_configs():
     pb = pytest.importorskip('tritonclient.grpc.model_config_pb2')
     settings = Settings(max_batch=4, instances=2, threads=3, delay_us=50, queue=7, timeout_ms=90, top_k=3)
-    for backend in ('python', 'onnxruntime'):
-        texts = configs('net', FACTS, backend, settings)
+    for key, backend in BACKENDS.items():
+        texts = configs('net', FACTS, key, settings)
         parsed = {name: text_format.Parse(with_versions(text, [5]), pb.ModelConfig()) for name, text in texts.items()}
         engine = parsed['net_engine']
         assert list(engine.input[0].dims) == [3, 32, 32]
-        assert engine.backend == backend
+        assert engine.backend == backend.name
+        kind = engine.instance_group[0].kind
+        assert pb.ModelInstanceGroup.Kind.Name(kind) == ('KIND_GPU' if key == 'tensorrt' else 'KIND_CPU')
         assert engine.max_batch_size == 4
         assert engine.instance_group[0].count == 2
         assert engine.dynamic_batching.max_queue_delay_microseconds == 50
@@ -137,7 +143,10 @@ def test_tritons_own_parser_takes_the_configs():
         assert engine.dynamic_batching.default_queue_policy.default_timeout_microseconds == 90000
         assert list(engine.version_policy.specific.versions) == [5]
         assert engine.model_warmup[0].inputs['input'].zero_data
-        assert {p.string_value for p in engine.parameters.values()} == {'3'}
+        parameters = {key: value.string_value for key, value in engine.parameters.items()}
+        assert parameters.pop('macs') == '1'
+        assert parameters == ({backend.threads: '3'} if backend.threads else {})
+        assert parsed['net_prepare'].instance_group[0].count == 2
         steps = parsed['net'].ensemble_scheduling.step
         assert [step.model_name for step in steps] == ['net_prepare', 'net_engine', 'net_labels']
         # Every name that a step takes or gives is one of that model's.
@@ -153,19 +162,62 @@ def test_the_command(tmp_path):
     arguments += ['--name', 'cifar']
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert 'cifar version 1 for ort-cpu, within' in result.stdout
+    assert re.search(r'cifar version 1 for ort-cpu, within .* ms an image on 1 thread here', result.stdout)
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
-    assert set(manifest['files']) == {'network.onnx', 'libhetconv.so', 'model.py', 'engine.pbtxt'}
+    assert set(manifest['files']) == {'network.onnx', 'libhetconv.so', 'model.py', 'engine.pbtxt', 'README.md'}
     assert manifest['model']['macs'] == 13812352
+    measured = json.loads((folder / 'measured.json').read_text())
+    assert [row['batch'] for row in measured['rows']] == [1, 8]
+    assert all(row['ms'] > 0 for row in measured['rows'])
+    words = (folder / 'README.md').read_text()
+    assert 'Trained on CIFAR-10 (JPEG)' in words
+    assert 'license: apache-2.0' in words
+    assert '13,812,352' in words
+    assert '10 classes: airplane, automobile' in words
     assert (tmp_path / 'models' / 'cifar_labels' / '1' / 'labels.txt').read_text().split()[:3] == [
         'airplane', 'automobile', 'bird',
     ]  # fmt: skip
 
 
+def engine_file(folder):
+    """A plan that no TensorRT made, with what `hetconv build` writes beside one."""
+    options = BuildOptions('tensorrt', precision='fp16', lowering='plugin', sms=(86,), profiles=((1, 4, 8),))
+    built = Built(b'ftrt' + bytes(100), '10.9.0', options, {'HetConv2d': 3}, [], {}, [], 1.0)
+    path = folder / 'net.engine'
+    save_engine(path, built, {**FACTS, 'params': 5}, 1e-3)
+    return path
+
+
+def test_an_engine_of_tensorrt(tmp_path):
+    path = engine_file(tmp_path)
+    result = CliRunner().invoke(app, ['deploy', str(path), '--to', str(tmp_path / 'models')])
+    assert result.exit_code == 0, result.output
+    assert 'net version 1 for tensorrt' in result.stdout
+    folder = tmp_path / 'models' / 'net_engine' / '1'
+    assert (folder / 'model.plan').read_bytes() == path.read_bytes()
+    assert 'for SM 86 and TensorRT 10.9.0' in (folder / 'README.md').read_text()
+    assert not (folder / 'measured.json').exists()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
+        (['--max-batch', '9'], 'takes batches of 1 to 8, and the server 1 to 9: --max-batch 8'),
+        (['--engine', 'ort-cpu'], '--engine tensorrt takes a file of'),
+        (['--checkpoint', __file__], 'has its weights already'),
+    ],
+)
+def test_an_engine_that_cannot_be_served(tmp_path, arguments, words):
+    result = CliRunner().invoke(app, ['deploy', str(engine_file(tmp_path)), '--to', str(tmp_path / 'to'), *arguments])
+    assert words in str(result.exception)
+    assert not (tmp_path / 'to').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['deploy', 'hetconv_resnet20_cifar_p4', '--engine', 'tensorrt'], '--engine tensorrt takes a file of'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--engine', 'ort-gpu'], "unknown engine to deploy 'ort-gpu'"),
         (['deploy', 'nothing.onnx'], 'nothing.onnx: No such file'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--labels', 'nothing.txt'], 'nothing.txt cannot be read as text'),

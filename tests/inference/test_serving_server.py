@@ -1,108 +1,25 @@
 """The real server with our repository: TRITON_PYTHON names a Python with nvidia-pytriton, see docs/serving.md."""
 
-import io
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from triton_server import LABELS, MARKS, Server, encoded
 
-from inference.build import compare, exported_of
 from inference.engines.ort_cpu import make_session
-from inference.export import INPUT, metadata
-from inference.lowering.ort_cpu import to_ort_cpu
-from inference.serving.repository import activate, deploy
-from inference.serving.server import Ports
+from inference.export import INPUT
+from inference.serving.repository import activate
 from inference.serving.steps.prepare import prepare
 
-PYTHON = os.environ.get('TRITON_PYTHON')
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(not PYTHON, reason='TRITON_PYTHON names no Python with nvidia-pytriton'),
-    pytest.mark.xdist_group('server'),
-]
-MODEL = 'hetconv_resnet20_cifar_p4'
-LABELS = [f'label {i}' for i in range(10)]
-
-
-def free_ports():
-    sockets = [socket.socket() for _ in range(3)]
-    for s in sockets:
-        s.bind(('127.0.0.1', 0))
-    numbers = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return Ports(*numbers)
-
-
-def encoded(seed):
-    data = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 50, 3), np.uint8)).save(data, 'PNG')
-    return data.getvalue()
-
-
-class Server:
-    """Ours, with a network in it, and clients of both protocols."""
-
-    def __init__(self, folder: Path):
-        self.repository, self.ports = folder / 'models', free_ports()
-        self.exported = exported_of(MODEL, None)
-        self.network, self.facts = to_ort_cpu(self.exported), metadata(self.exported)
-        assert compare(self.exported, self.network) < 1e-4
-        self.deploy()
-        ports = [f'--{name}={number}' for name, number in vars(self.ports).items()]
-        with (folder / 'log').open('wb') as log:
-            self.process = subprocess.Popen(
-                [sys.executable, '-m', 'inference', 'serve', self.repository, '--python', PYTHON, *ports],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        self.log = folder / 'log'
-
-    def deploy(self):
-        return deploy(self.network, self.facts, self.repository, 'net', labels=LABELS)
-
-    def client(self, protocol):
-        module = pytest.importorskip(f'tritonclient.{protocol}')
-        return module, module.InferenceServerClient(f'127.0.0.1:{getattr(self.ports, protocol)}')
-
-    def ask(self, protocol, name, tensor, kind, outputs, client=None):
-        module, client = client or self.client(protocol)
-        given = module.InferInput({'net': 'image', 'net_engine': 'input'}[name], list(tensor.shape), kind)
-        given.set_data_from_numpy(tensor)
-        result = client.infer(name, [given])
-        return [result.as_numpy(output) for output in outputs]
-
-    def wait(self, ready, seconds=60):
-        end = time.monotonic() + seconds
-        while not ready():
-            assert self.process.poll() is None, self.log.read_text(errors='replace')[-3000:]
-            assert time.monotonic() < end, self.log.read_text(errors='replace')[-3000:]
-            time.sleep(0.1)
-
-
-def quietly(question):
-    try:
-        return question()
-    except Exception:  # no connection yet
-        return False
+pytestmark = MARKS
 
 
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp('triton'))
-    try:
-        client = server.client('http')[1]
-        server.wait(lambda: quietly(client.is_server_ready) and quietly(lambda: client.is_model_ready('net')))
+    with Server(tmp_path_factory.mktemp('triton')) as server:
         yield server
-    finally:
-        server.process.terminate()
-        server.process.wait(30)
 
 
 @pytest.mark.parametrize('protocol', ['http', 'grpc'])

@@ -1,4 +1,4 @@
-"""Step 2 in Triton's Python backend: the network on the HetConv kernels, in ONNX Runtime."""
+"""Step 2 in Triton's Python backend: the network in ONNX Runtime, on the HetConv kernels where they are beside it."""
 
 import json
 import os
@@ -18,7 +18,9 @@ class TritonPythonModel:
         options.intra_op_num_threads = int(parameters['threads']['string_value'])
         # Between requests the threads leave the cores to those of other instances and steps.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        options.register_custom_ops_library(os.path.join(here, 'libhetconv.so'))
+        kernels = os.path.join(here, 'libhetconv.so')
+        if os.path.exists(kernels):
+            options.register_custom_ops_library(kernels)
         path = os.path.join(here, 'network.onnx')
         self.session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
         self.input = self.session.get_inputs()[0].name

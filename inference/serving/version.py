@@ -1,0 +1,83 @@
+"""The files of one version of an engine, and whether they are whole."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .card import card
+from .config import BACKENDS, Settings
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ['CONFIG', 'MEASURED', 'check_version', 'step_file', 'version_files']
+
+STEPS = Path(__file__).parent / 'steps'
+CONFIG = 'engine.pbtxt'  # of a version: config.pbtxt of the engine, without versions
+MEASURED = 'measured.json'  # not in the manifest: no two measurements are alike
+
+
+def version_files(
+    network: 'onnx.ModelProto | bytes',
+    facts: dict[str, Any],
+    engine: str,
+    labels: Sequence[str],
+    settings: Settings,
+    config: str,
+    notes: Sequence[str] = (),
+) -> dict[str, bytes]:
+    """By name the files of a version, which depend on the arguments alone.
+
+    Args:
+        network: What the engine loads: ONNX, or a plan of TensorRT.
+        facts: Metadata of the exported network.
+        engine: One of `BACKENDS`.
+        labels: A name a class.
+        settings: How it is served.
+        config: Text of config.pbtxt, without versions.
+        notes: Sentences for the model card.
+    """
+    from importlib.metadata import version
+
+    backend = BACKENDS[engine]
+    data = network if isinstance(network, bytes) else network.SerializeToString(deterministic=True)
+    files = {backend.file: data}
+    if engine == 'ort-cpu':
+        from ..kernels.cpu import library
+
+        files['libhetconv.so'] = library().read_bytes()
+    if backend.name == 'python':
+        files['model.py'] = step_file('engine_model')
+    files[CONFIG] = config.encode()
+    files['README.md'] = card(facts, engine, labels, settings, notes).encode()
+    manifest = {
+        'engine': engine,
+        'timm-hetconv': version('timm-hetconv'),
+        'model': facts,
+        'files': {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
+    }
+    return {**files, 'manifest.json': to_json(manifest)}
+
+
+def check_version(folder: Path) -> None:
+    """Raises UserError where a file of a version is not what manifest.json says."""
+    try:
+        files = json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))['files']
+        for file, wanted in files.items():
+            if hashlib.sha256((folder / file).read_bytes()).hexdigest() != wanted:
+                raise UserError(f'{folder / file} is damaged: its checksum is not that of manifest.json')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f'{folder} is no complete version: {error}') from error
+
+
+def step_file(name: str) -> bytes:
+    """A file of `steps`, for a model's folder."""
+    return (STEPS / f'{name}.py').read_bytes()
+
+
+def to_json(value: Any) -> bytes:
+    """The same bytes for equal values."""
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b'\n'
