@@ -12,6 +12,7 @@ from .cli_build import build
 from .cli_calibrate import calibrate
 from .cli_common import Checkpoint, Model, require_parent
 from .cli_deploy import activate, deploy, serve
+from .cli_loadtest import loadtest
 from .cli_reproduce import reproduce
 from .errors import UserError
 
@@ -138,7 +139,7 @@ def export(
 app.command()(build)  # of cli_build.py
 app.command()(calibrate)  # of cli_calibrate.py
 app.command()(reproduce)  # of cli_reproduce.py
-for command in (deploy, activate, serve):  # of cli_deploy.py
+for command in (deploy, activate, serve, loadtest):  # of cli_deploy.py and cli_loadtest.py
     app.command()(command)
 
 
@@ -304,9 +305,10 @@ def main() -> None:
     except UserError as error:
         _end(2, str(error))
     except ModuleNotFoundError as error:
-        if error.name not in ('jinja2', 'matplotlib', 'onnx', 'onnx_ir', 'onnxruntime', 'onnxscript', 'pydantic'):
+        extra = _EXTRAS.get((error.name or '').partition('.')[0])
+        if extra is None:
             raise
-        _end(2, f"{error.name} is not installed: pip install 'timm-hetconv[cpu]'")
+        _end(2, f"{error.name} is not installed: pip install 'timm-hetconv[{extra}]'")
     except _USAGE_ERRORS as error:
         if type(error).__name__ == 'NoArgsIsHelpError':
             error.show()
@@ -321,6 +323,12 @@ def main() -> None:
         _end(130, 'interrupted')
     sys.exit(code)
 
+
+# What is not in the base, and which extra brings it.
+_EXTRAS = {
+    **dict.fromkeys(('jinja2', 'matplotlib', 'onnx', 'onnx_ir', 'onnxruntime', 'onnxscript', 'pydantic'), 'cpu'),
+    **dict.fromkeys(('tritonclient', 'hdrh'), 'serve'),
+}
 
 # typer's own copy of click, or click itself, by its version.
 _USAGE_ERRORS: Any = typer.BadParameter.__mro__[1:3]  # UsageError and ClickException

@@ -73,12 +73,8 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     image, tensor = ('image', 'BYTES', [1]), ('input', 'FP32', size)
     logits = ('logits', 'FP32', [classes])
     answer = [('class', 'INT32', [k]), ('label', 'BYTES', [k]), ('score', 'FP32', [k])]
-    batching = (
-        f'dynamic_batching {{\n  max_queue_delay_microseconds: {settings.delay_us}\n  default_queue_policy {{\n'
-        f'    timeout_action: REJECT\n    default_timeout_microseconds: {settings.timeout_ms * 1000}\n'
-        f'    max_queue_size: {settings.queue}\n  }}\n}}\n'
-    )
-    network = batching + _group(settings.instances, backend.kind) + _warm_up(size)
+    network = _batching(settings, f'max_queue_delay_microseconds: {settings.delay_us}')
+    network += _group(settings.instances, backend.kind) + _warm_up(size)
     if backend.threads:
         network += _parameter(backend.threads, settings.threads)
     # For clients that put measured times beside what they should be.
@@ -90,6 +86,8 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     ]
     return {
         f'{name}_prepare': _model(f'{name}_prepare', 'python', settings, [image], [tensor])
+        # Images wait here as well. One a run: the first need not wait until the others are prepared.
+        + _batching(settings, 'preferred_batch_size: [1]')
         + _group(settings.instances),
         f'{name}_engine': _model(f'{name}_engine', backend.name, settings, [tensor], [logits]) + network,
         f'{name}_labels': _model(f'{name}_labels', 'python', settings, [logits], answer)
@@ -124,6 +122,14 @@ def _text(value: Any) -> str:
 
 def _group(count: int, kind: str = 'KIND_CPU') -> str:
     return f'instance_group [{{ kind: {kind} count: {count} }}]\n'
+
+
+def _batching(settings: Settings, how: str) -> str:
+    return (
+        f'dynamic_batching {{\n  {how}\n  default_queue_policy {{\n'
+        f'    timeout_action: REJECT\n    default_timeout_microseconds: {settings.timeout_ms * 1000}\n'
+        f'    max_queue_size: {settings.queue}\n  }}\n}}\n'
+    )
 
 
 def _warm_up(size: list[int]) -> str:

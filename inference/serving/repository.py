@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from .config import Settings, configs, with_versions
 from .steps.prepare import INTERPOLATIONS
-from .version import CONFIG, MEASURED, check_version, step_file, to_json, version_files
+from .version import CONFIG, MEASURED, check_version, step_files, to_json, version_files
 
 if TYPE_CHECKING:
     import onnx
@@ -75,12 +75,8 @@ def deploy(
     kept = {key: facts[key] for key in _FACTS}
     fixed = {
         name: {},
-        f'{name}_prepare': {
-            'facts.json': to_json(kept),
-            'prepare.py': step_file('prepare'),
-            'model.py': step_file('prepare_model'),
-        },
-        f'{name}_labels': {'labels.txt': '\n'.join([*labels, '']).encode(), 'model.py': step_file('labels_model')},
+        f'{name}_prepare': {'facts.json': to_json(kept), **step_files('prepare_model', 'prepare')},
+        f'{name}_labels': {'labels.txt': '\n'.join([*labels, '']).encode(), **step_files('labels_model')},
     }
     own = f'{name}_engine'
     files = version_files(network, facts, engine, labels, settings, texts[own], notes)

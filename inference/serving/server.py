@@ -48,8 +48,7 @@ def command_of(
     """
     if not repository.is_dir():
         raise UserError(f'{repository}: no such folder; `hetconv deploy` makes one')
-    # A folder of byte code beside model.py would be a change of the model to a server that polls.
-    environment = {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'}
+    environment = dict(os.environ)
     if python is None:
         server = shutil.which('tritonserver')
         if server is None:

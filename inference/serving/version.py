@@ -13,7 +13,7 @@ from .config import BACKENDS, Settings
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['CONFIG', 'MEASURED', 'check_version', 'step_file', 'version_files']
+__all__ = ['CONFIG', 'MEASURED', 'check_version', 'step_files', 'to_json', 'version_files']
 
 STEPS = Path(__file__).parent / 'steps'
 CONFIG = 'engine.pbtxt'  # of a version: config.pbtxt of the engine, without versions
@@ -50,7 +50,7 @@ def version_files(
 
         files['libhetconv.so'] = library().read_bytes()
     if backend.name == 'python':
-        files['model.py'] = step_file('engine_model')
+        files.update(step_files('engine_model'))
     files[CONFIG] = config.encode()
     files['README.md'] = card(facts, engine, labels, settings, notes).encode()
     manifest = {
@@ -73,9 +73,17 @@ def check_version(folder: Path) -> None:
         raise UserError(f'{folder} is no complete version: {error}') from error
 
 
-def step_file(name: str) -> bytes:
-    """A file of `steps`, for a model's folder."""
-    return (STEPS / f'{name}.py').read_bytes()
+def step_files(name: str, *others: str) -> dict[str, bytes]:
+    """Files of `steps` for a model's folder: model.py is `name`.
+
+    With them one that is called like Python's folder for byte code, which then is not made: a server that polls would
+    take it for a change of the model and load all again.
+    """
+    files = {'model.py': name, **{f'{other}.py': other for other in others}}
+    return {
+        **{file: (STEPS / f'{step}.py').read_bytes() for file, step in files.items()},
+        '__pycache__': b'Not a folder on purpose: Triton would load the model again when Python makes one.\n',
+    }
 
 
 def to_json(value: Any) -> bytes:

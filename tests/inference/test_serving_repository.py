@@ -165,7 +165,14 @@ def test_the_command(tmp_path):
     assert re.search(r'cifar version 1 for ort-cpu, within .* ms an image on 1 thread here', result.stdout)
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
-    assert set(manifest['files']) == {'network.onnx', 'libhetconv.so', 'model.py', 'engine.pbtxt', 'README.md'}
+    assert set(manifest['files']) == {
+        'network.onnx',
+        'libhetconv.so',
+        'model.py',
+        'engine.pbtxt',
+        'README.md',
+        '__pycache__',
+    }
     assert manifest['model']['macs'] == 13812352
     measured = json.loads((folder / 'measured.json').read_text())
     assert [row['batch'] for row in measured['rows']] == [1, 8]
