@@ -41,8 +41,8 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow and not long" -n $(JOBS) --dist loadgroup $(TESTS) $(PYTEST_ARGS)
 
-test-long: $(VENV)/.dev
-	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
+test-long: $(VENV)/.dev $(SERVE_VENV)/.ready
+	TRITON_PYTHON=$(CURDIR)/$(SERVE_VENV)/bin/python $(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import typer
 
 from .cli_build import build
 from .cli_calibrate import calibrate
+from .cli_client import client, page
 from .cli_common import Checkpoint, Model, require_parent
 from .cli_deploy import activate, deploy, serve
 from .cli_loadtest import loadtest
@@ -139,7 +140,7 @@ def export(
 app.command()(build)  # of cli_build.py
 app.command()(calibrate)  # of cli_calibrate.py
 app.command()(reproduce)  # of cli_reproduce.py
-for command in (deploy, activate, serve, loadtest):  # of cli_deploy.py and cli_loadtest.py
+for command in (deploy, activate, serve, client, page, loadtest):  # of cli_deploy.py and those beside it
     app.command()(command)
 
 

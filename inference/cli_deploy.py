@@ -97,11 +97,15 @@ def serve(
     grpc: Annotated[int, typer.Option(help='Port of gRPC.')] = 8001,
     metrics: Annotated[int, typer.Option(help='Port of the metrics.')] = 8002,
     host: Annotated[str, typer.Option(help='Address to listen at.')] = '127.0.0.1',
+    shared_memory: Annotated[
+        bool, typer.Option('--shared-memory', help='Let clients of this machine pass tensors in shared memory.')
+    ] = False,
 ) -> None:
     """Start Triton Inference Server with a model repository, in the foreground; Ctrl-C ends it."""
     from .serving.server import Ports, run
 
-    run(repository, Ports(http, grpc, metrics), host, python)
+    code = run(repository, Ports(http, grpc, metrics), host, python, shared_memory)
+    raise typer.Exit(code)
 
 
 def _network(model: str, engine: str, checkpoint: Path | None) -> tuple:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')])
+PAGES = sorted([ROOT / 'README.md', *(ROOT / 'docs').rglob('*.md')])
 BLOCK = re.compile(
     r'(?:^<!-- (?P<mark>not run: [^\n]+) -->\n+)?^```(?P<language>bash|python)\n(?P<code>.*?)^```$', re.M | re.S
 )
@@ -32,7 +32,7 @@ def test_pages_have_blocks():
         assert fences, f'{page.name} shows no command'
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_run(page, tmp_path):
     # The command as installed beside this Python, wherever the tests run from.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
@@ -45,7 +45,7 @@ def test_commands_run(page, tmp_path):
         assert result.returncode == 0, f'{code}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}'
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     for target in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
         if not target.startswith(('http://', 'https://')):

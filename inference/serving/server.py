@@ -1,17 +1,20 @@
 """Start Triton Inference Server: the binary that is there, or that of the package nvidia-pytriton."""
 
 import os
+import secrets
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from ..errors import UserError
+from .watch import start_of, watch
 
 __all__ = ['Ports', 'command_of', 'run']
 
 UTILS = 'triton_python_backend_utils.py'
+RESTRICT = ('--http-restricted-api', '--grpc-restricted-protocol')
 # How often the server looks for changed models.
 POLL_SECONDS = 1
 # What the wheel has, and where a Python has its library and its packages.
@@ -32,7 +35,11 @@ class Ports:
 
 
 def command_of(
-    repository: Path, ports: Ports, host: str = '127.0.0.1', python: Path | None = None
+    repository: Path,
+    ports: Ports,
+    host: str = '127.0.0.1',
+    python: Path | None = None,
+    shared_memory: bool = False,
 ) -> tuple[list[str], dict[str, str]]:
     """The server's command and environment.
 
@@ -42,6 +49,7 @@ def command_of(
         host: At which address.
         python: An interpreter that has nvidia-pytriton, NumPy, Pillow and onnxruntime; None for `tritonserver` on the
             path.
+        shared_memory: Clients on this machine may name regions of shared memory that the server reads and writes.
 
     Raises:
         UserError: No repository, or no server.
@@ -71,18 +79,40 @@ def command_of(
         f'--repository-poll-secs={POLL_SECONDS}', '--exit-on-error=false', '--exit-timeout-secs=10',
         f'--http-address={host}', f'--http-port={ports.http}', f'--grpc-address={host}', f'--grpc-port={ports.grpc}',
         f'--metrics-address={host}', f'--metrics-port={ports.metrics}', '--disable-auto-complete-config',
+        '--metrics-config=summary_latencies=true', '--log-format=ISO8601',
+        *_restrictions(shared_memory),
     ]  # fmt: skip
     return command, environment
 
 
-def run(repository: Path, ports: Ports, host: str = '127.0.0.1', python: Path | None = None) -> NoReturn:
-    """Become a server: what is sent to this process, Ctrl-C among it, is for the server, and its exit code is ours.
+def _restrictions(shared_memory: bool) -> list[str]:
+    """What no client may do: the server wants a word that nobody knows.
+
+    Regions of shared memory are named by the client, and those of the server's own backends are among them.
+    """
+    apis = ','.join(['trace', 'logging', *['shared-memory'] * (not shared_memory)])
+    return [f'{option}={apis}:hetconv={secrets.token_hex()}' for option in RESTRICT]
+
+
+def run(
+    repository: Path,
+    ports: Ports,
+    host: str = '127.0.0.1',
+    python: Path | None = None,
+    shared_memory: bool = False,
+) -> int:
+    """A server and what looks after it, in the foreground: Ctrl-C and SIGTERM end it.
 
     Arguments and errors as of `command_of`.
+
+    Returns:
+        The exit code.
     """
-    command, environment = command_of(repository, ports, host, python)
+    command, environment = command_of(repository, ports, host, python, shared_memory)
     try:
-        os.execve(command[0], command, environment)
+        return watch(
+            start_of(command, environment), lambda line: print(f'hetconv: {line}', file=sys.stderr, flush=True)
+        )
     except OSError as error:
         raise UserError(f'{command[0]} cannot be started: {error.strerror}') from error
 

@@ -59,8 +59,9 @@ def network():
 class Server:
     """Ours, with a network in it, and clients of both protocols; as a context it waits until it is ready."""
 
-    def __init__(self, folder: Path, settings: Settings | None = None):
+    def __init__(self, folder: Path, settings: Settings | None = None, *options: str):
         self.repository, self.ports, self.settings = folder / 'models', free_ports(), settings
+        self.options = options
         self.network, self.facts = network()
         self.log = folder / 'log'
         self.deploy()
@@ -77,9 +78,12 @@ class Server:
         ports = [f'--{name}={number}' for name, number in vars(self.ports).items()]
         with self.log.open('ab') as log:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', 'inference', 'serve', self.repository, '--python', PYTHON, *ports],
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, '-m', 'inference', 'serve', self.repository, '--python', PYTHON]
+                + [*ports, *self.options],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def stop(self):
         self.process.terminate()

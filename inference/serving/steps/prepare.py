@@ -4,7 +4,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 __all__ = ['ImageError', 'prepare']
 
@@ -58,6 +58,8 @@ def _decode(data: bytes, mode: str) -> Image.Image:
             return image.convert(mode)
     except ImageError:
         raise
+    except UnidentifiedImageError as error:  # its words name an object in memory
+        raise ImageError(f'no image, or a damaged one; {", ".join(FORMATS)} are read') from error
     except Exception as error:  # whatever a decoder says
         raise ImageError(f'no image, or a damaged one: {" ".join(str(error).split())[:200]}') from error
 
