@@ -66,6 +66,16 @@ def test_readme_has_the_figures_of_the_run_in_the_repository(benchmarks):
     assert readme_table.embed(readme, readme_table.table(Run.load(readme_table.RESULT))) == readme
 
 
+def test_the_page_on_serving_has_the_figures_of_the_rows_in_the_repository(benchmarks):
+    import json
+
+    import serving_table
+
+    page = serving_table.PAGE.read_text()
+    rows, soak = (json.loads(path.read_text()) for path in (serving_table.RESULT, serving_table.SOAK))
+    assert serving_table.embed(page, serving_table.table(rows, soak)) == page
+
+
 def test_the_page_on_int8_has_the_figures_of_the_rows_in_the_repository(benchmarks):
     import int8_table
 

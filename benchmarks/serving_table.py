@@ -1,0 +1,105 @@
+"""The table of docs/serving.md, from the raw rows in benchmarks/results; this script writes it there.
+
+A test holds the page to it, so that no figure there is from anywhere else.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from readme_table import embed
+
+from inference.serving.loadtest import Plan, results
+from inference.summary import ms_text, times_text
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / 'benchmarks' / 'results' / 'serving.json'
+SOAK = ROOT / 'benchmarks' / 'results' / 'serving_soak.json'
+PAGE = ROOT / 'docs' / 'serving.md'
+
+
+def table(result: dict[str, Any], soak: dict[str, Any]) -> str:
+    """Markdown: a column a model, a line a way of measuring, and what the first model's times are of each."""
+    settings, models = result['settings'], result['models']
+    p99 = f'p99 within {settings["p99_ms"]:g} ms'
+    closed = {r.model: r for r in results(result['closed_loop'], Plan(tuple(models), clients=1))}
+    bound = {r.model: r for r in results(result['p99_bound'], Plan(tuple(models), p99_ms=settings['p99_ms']))}
+    overhead = {row['model']: row for row in result['overhead']}
+    rates = {
+        f'{2 * settings["instances"]} clients that wait': {name: closed[name].throughput for name in models},
+        f'requests at random times, {p99}': {name: bound[name].throughput for name in models},
+        'LoadGen, Offline': {name: loadgen_of(result['loadgen'], name, 'Offline') for name in models},
+        f'LoadGen, Server, {p99}': {name: loadgen_of(result['loadgen'], name, 'Server') for name in models},
+    }
+    first, *_ = models
+    heads = [f'`{model["model"]}` on {model["engine"]}' for model in models.values()]
+    lines = [f'| images a second | {" | ".join(heads)} |', f'|{"---|" * (len(heads) + 1)}']
+    for words, values in rates.items():
+        cells = [_rate(values[name], values[first] if name != first else None) for name in models]
+        lines.append(f'| {words} | {" | ".join(cells)} |')
+    macs = {name: closed[name].macs for name in models}
+    theory = [times_text(macs[first] / macs[name]) if macs[name] != macs[first] else 'dense' for name in models]
+    lines += [
+        f'| theory, by FLOPs | {" | ".join(theory)} |',
+        f'| one request, ms | {" | ".join(ms_text(overhead[name]["served_ms"]) for name in models)} |',
+        f'| of it the server, ms | {" | ".join(ms_text(overhead[name]["overhead_ms"]) for name in models)} |',
+        '',
+        _how(result),
+        '',
+        _soaked(soak),
+    ]
+    return '\n'.join(lines)
+
+
+def _rate(value: float | None, base: float | None) -> str:
+    if not value:
+        return ''
+    return f'{value:.1f}' + (f' (**{times_text(value / base)}**)' if base else '')
+
+
+def _how(result: dict[str, Any]) -> str:
+    environment, settings = result['environment'], result['settings']
+    starts = sorted(result['cold_start_seconds'])
+    return (
+        f'{environment["cpu"]}, {environment["cores"]} cores, which the sender of the requests shares; Triton '
+        f'{settings["triton"]}, onnxruntime {environment["onnxruntime"]}; {settings["instances"]} runs at a time of '
+        f'{settings["threads"]} thread, JPEGs of {settings["image"][0]} x {settings["image"][1]}, fp32, batch 1; loads '
+        f'of {settings["seconds"]:g} s in turns. All {len(result["models"])} models were ready '
+        f'{statistics.median(starts):.1f} s after the command ({starts[0]:.1f} to {starts[-1]:.1f} s, {len(starts)} '
+        'starts). Every load with its histogram: '
+        '[benchmarks/results/serving.json](../benchmarks/results/serving.json).'
+    )
+
+
+def _soaked(soak: dict[str, Any]) -> str:
+    load = soak['load']
+    return (
+        f'After {load["seconds"] / 60:.0f} minutes at {soak["rate"]:.0f} requests a second, one in ten of them no '
+        f"image, the server's memory was at most {soak['growth']:.1%} above that after the first minute; "
+        f'{load["answered"]:,} requests were answered, {sum(load["errors"].values()):,} with what is wrong with the '
+        f'image, and {load["refused"]:,} were refused (`{soak["model"]}`, '
+        '[samples](../benchmarks/results/serving_soak.json)).'
+    )
+
+
+def loadgen_of(rows: list[dict[str, Any]], name: str, scenario: str) -> float | None:
+    """Of a valid run, samples a second."""
+    values = [
+        row['samples_per_second']
+        for row in rows
+        if (row['model'], row['scenario']) == (name, scenario) and row['valid']
+    ]
+    return values[-1] if values else None
+
+
+def main() -> int:
+    text = table(json.loads(RESULT.read_text()), json.loads(SOAK.read_text()))
+    PAGE.write_text(embed(PAGE.read_text(), text))
+    print(text)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
