@@ -175,9 +175,7 @@ def _gemm(graph: ir.Graph, node: Any) -> None:
     if bias is None or not fits(x, [w], bias, chain.attributes):
         return
     last, (n, m) = chain.value.producer(), np.asarray(array_of(w.value)).shape
-    shape = _constant(graph, np.array([0, m, 1, 1], np.int64), f'{y.name}.image')
-    image = _insert(graph, last, 'Reshape', [x.value, shape], x.value, '')
-    image.shape = ir.Shape([*x.value.shape, 1, 1])
+    image = _as_image(graph, x.value, last, m)
     filters = _constant(graph, np.asarray(array_of(w.value))[:, :, None, None], f'{y.name}.weight')
     x, w = Scaled(image, x.scale, x.zero_point), Scaled(filters, w.scale, w.zero_point)
     ones: dict[str, Any] = dict(kernel_shape=[1, 1], strides=[1, 1], pads=[0] * 4, dilations=[1, 1], group=1)
@@ -185,6 +183,22 @@ def _gemm(graph: ir.Graph, node: Any) -> None:
     pixels.shape = ir.Shape([*(chain.value.shape or []), 1, 1])
     shape = _constant(graph, np.array([0, n], np.int64), f'{y.name}.flat')
     _replace(graph, chain.value, _insert(graph, last, 'Reshape', [pixels, shape], chain.value, ''))
+
+
+def _as_image(graph: ir.Graph, x: ir.Value, before: Any, channels: int) -> ir.Value:
+    """An activation (B, C) as (B, C, 1, 1): what it was flattened from, quantised likewise; or a Reshape."""
+    quantize = x.producer()
+    flatten = quantize.inputs[0].producer() if quantize is not None and quantize.op_type == 'QuantizeLinear' else None
+    if flatten is not None and flatten.op_type in ('Flatten', 'Reshape'):
+        source = flatten.inputs[0]
+        if rank(source) == 4 and list(source.shape)[1:] == [channels, 1, 1]:
+            image = _insert(graph, before, 'QuantizeLinear', [source, *quantize.inputs[1:]], x, '')
+            image.shape = source.shape
+            return image
+    shape = _constant(graph, np.array([0, channels, 1, 1], np.int64), f'{x.name}.image')
+    image = _insert(graph, before, 'Reshape', [x, shape], x, '')
+    image.shape = ir.Shape([*(x.shape or []), 1, 1])
+    return image
 
 
 def _max_pool(graph: ir.Graph, node: Any) -> None:

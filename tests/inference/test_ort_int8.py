@@ -106,6 +106,38 @@ def test_pools_the_mean_and_the_first_quantisation():
     np.testing.assert_array_equal(y, wanted.transpose(0, 2, 3, 1))
 
 
+@pytest.mark.parametrize('isa', int8_instruction_sets() if cpu.is_built() else ['none'])
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_the_first_quantisation_rounds_as_a_division_does(isa, channels):
+    """Around every tie, where a product with the reciprocal would be wrong; rows of every length, and odd numbers."""
+    random = np.random.default_rng(channels)
+    scales = [0.1, 1 / 3, 0.0078125, 0.018658448, np.float32(2) - np.float32(2**-23), 1e-3, 1e-38, 1e-31, 3e31]
+    for width, scale in enumerate([*scales, *random.uniform(0.005, 0.05, 62)], 1):
+        scale = np.float32(scale)
+        zero_point = int(random.integers(256))
+        with np.errstate(all='ignore'):
+            ties = ((random.integers(-300, 300, (1, channels, 7, width)) + 0.5) * scale).astype(np.float32)
+            x = (ties.view(np.int32) + random.integers(-3, 4, ties.shape)).astype(np.int32).view(np.float32)
+            x.ravel()[random.integers(x.size, size=3)] = [np.inf, -np.inf, 0]
+            wanted = np.clip(np.rint(x / scale) + zero_point, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+        session = make_session(one('Quantize', y_scale=float(scale), y_zero_point=zero_point), 1, isa=isa)
+        (y,) = session.run(None, {'x': x})
+        np.testing.assert_array_equal(y, wanted, err_msg=f'scale {scale}, width {width}')
+
+
+@pytest.mark.parametrize('channels', [3, 64, 65, 130])
+@pytest.mark.parametrize('kernel', [1, 2, 3, 5])
+@pytest.mark.parametrize('stride', [1, 2, 3])
+def test_the_largest_byte_of_every_window(channels, kernel, stride):
+    x = bytes_like(2, 8, 11, channels)
+    pad = (kernel - 1) // 2
+    pool = dict(kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
+    (y,) = make_session(one('QMaxPool', **pool), 2).run(None, {'x': x})
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
+    np.testing.assert_array_equal(y, windows.max((4, 5)))
+
+
 TAMPERED = {
     'part of 0': ('QHetConv2d', dict(part=0), 'part must be at least 1'),
     'huge part': ('QHetConv2d', dict(part=2**40), 'makes no sense'),
