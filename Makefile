@@ -73,7 +73,7 @@ $(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
 
 serve: $(VENV)/.bench $(SERVE_VENV)/.ready
 	mkdir -p $(OUT)
-	$(BIN)/hetconv deploy $(MODEL) --to $(OUT)/models --name model
+	$(BIN)/hetconv deploy $(MODEL) --to $(OUT)/models
 	$(BIN)/hetconv serve $(OUT)/models --python $(SERVE_VENV)/bin/python
 
 $(SERVE_VENV)/.ready: | $(VENV)/pyvenv.cfg

@@ -218,7 +218,7 @@ def loads(models: dict[str, Any], images: list[bytes], args: argparse.Namespace,
     from inference.show_load import show_loads
 
     rows: list[dict[str, Any]] = []
-    plan = Plan(tuple(models), seconds=args.seconds, rounds=7 if 'p99_ms' in kind else 3, **kind)
+    plan = Plan(tuple(models), seconds=args.seconds, rounds=5 if 'p99_ms' in kind else 3, **kind)
     with bar() as report:
         asyncio.run(run(plan, URL, images, rows.append, report))
     show_loads(rows, plan)

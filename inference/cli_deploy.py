@@ -38,12 +38,18 @@ def deploy(
         Optional[Path],
         typer.Option(help="Text file, a label a line. Default: the weights' own, or numbers.", show_default=False),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help='Images a run at most.')] = 8,
-    instances: Annotated[int, typer.Option(min=1, help='Runs at a time.')] = 1,
-    threads: Annotated[int, typer.Option(min=1, help='Threads of a run.')] = 1,
-    delay_us: Annotated[int, typer.Option(min=0, help='Microseconds that a request waits for others.')] = 0,
-    queue: Annotated[int, typer.Option(min=1, help='Requests that wait at most; more are refused at once.')] = 64,
-    timeout_ms: Annotated[int, typer.Option(min=1, help='Milliseconds that a request waits at most.')] = 2000,
+    max_batch: Annotated[int, typer.Option(min=1, max=65536, help='Images a run at most.')] = 8,
+    instances: Annotated[int, typer.Option(min=1, max=1024, help='Runs at a time.')] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help='Threads of a run.')] = 1,
+    delay_us: Annotated[
+        int, typer.Option(min=0, max=10_000_000, help='Microseconds that a request waits for others.')
+    ] = 0,
+    queue: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help='Requests that wait at most; more are refused at once.')
+    ] = 64,
+    timeout_ms: Annotated[
+        int, typer.Option(min=1, max=3_600_000, help='Milliseconds that a request waits at most.')
+    ] = 2000,
     top_k: Annotated[int, typer.Option(min=1, help='Classes in an answer.')] = 5,
     measure: Annotated[bool, typer.Option(help='Write down how long the network takes here.')] = True,
 ) -> None:
@@ -137,7 +143,9 @@ def _plan(model: str, checkpoint: Path | None, max_batch: int) -> tuple:
             f'--max-batch {first.max}, or build with --batch 1,{max_batch},{max_batch}'
         )
     sms = ', '.join(map(str, manifest.sms))
-    later = ' or a later one' * bool(manifest.options.get('version_compatible'))
+    later = ''
+    if manifest.options.get('version_compatible'):
+        later = ' or a later one, started with --backend-config=tensorrt,version-compatible=true'
     notes = [
         f'The engine is for SM {sms} and TensorRT {manifest.engine_version}, in {manifest.precision}; it loads in a '
         f'server with that version of TensorRT{later}.'
@@ -154,7 +162,7 @@ def _speed(measured: dict | None) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
+        lines = path.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f'{path} cannot be read as text: {error}') from error
     return [line.strip() for line in lines]

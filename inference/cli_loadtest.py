@@ -1,6 +1,7 @@
 """`hetconv loadtest`: what a server holds, of one model or of several in turns."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -33,7 +34,7 @@ def loadtest(
         typer.Option(help='Look for the largest rate whose p99 is within it.', min=0.01, show_default=False),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help='Of each load.')] = 10.0,
-    rounds: Annotated[int, typer.Option(min=1, help='Loads a model, in turns; of a search, steps: at least 5.')] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help='Loads a model, in turns; of a search, rates: at least 5.')] = 3,
     timeout: Annotated[float, typer.Option(min=0.01, help='Seconds after which a request has failed.')] = 30.0,
     output: Annotated[
         Optional[Path], typer.Option('--json', help='File for all loads with their histograms.', show_default=False)
@@ -44,6 +45,7 @@ def loadtest(
 
     from .cli_common import require_parent
     from .files import write_atomically
+    from .serving.client import address
     from .serving.loadtest import Plan, run
     from .serving.sender import read_images
     from .show import bar
@@ -51,6 +53,9 @@ def loadtest(
 
     if sum(option is not None for option in (rate, clients, p99_ms)) != 1:
         raise UserError('give one of --rate, --clients and --p99-ms')
+    for option, value in (('--rate', rate), ('--p99-ms', p99_ms), ('--seconds', seconds), ('--timeout', timeout)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f'{option} must be a number')
     if output is not None:
         require_parent(output, '.json')
     data = read_images(images)
@@ -59,7 +64,7 @@ def loadtest(
     interrupted = False
     try:
         with bar() as report:
-            asyncio.run(run(plan, url, data, rows.append, report))
+            asyncio.run(run(plan, address(url, 8001), data, rows.append, report))
     except KeyboardInterrupt:
         interrupted = True
     if output is not None and rows:

@@ -59,6 +59,9 @@ def load_lines(found: Sequence[Result], plan: Plan) -> list[str]:
             theory = first.macs / other.macs
             share = percent_text(other.throughput / first.throughput / theory)
             line += f'; its FLOPs promise {times_text(theory)}: {share} realised'
+        if first.missed and other.missed:  # the true rates lie between what was held and what was missed
+            low, high = other.throughput / first.missed, other.missed / first.throughput
+            line += f' (between {times_text(low)} and {times_text(high)} by the rates that were missed)'
         lines.append(line)
     if plan.p99_ms:
         for result in found:

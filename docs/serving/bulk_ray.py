@@ -39,6 +39,8 @@ def model_files(repository: Path, name: str) -> dict[str, bytes]:
     """What a worker needs of the version that is served, by file."""
     config = (repository / f'{name}_engine' / 'config.pbtxt').read_text(encoding='utf-8')
     engine = repository / f'{name}_engine' / re.search(r'versions: \[(\d+)\]', config)[1]
+    if not (engine / 'network.onnx').exists():
+        sys.exit(f'{engine} has no network.onnx: `hetconv deploy` with --engine ort-cpu or onnxruntime writes one')
     steps = [repository / f'{name}_prepare' / '1', repository / f'{name}_labels' / '1']
     paths = [steps[0] / 'prepare.py', steps[0] / 'facts.json', steps[1] / 'labels.txt', engine / 'network.onnx']
     # A network of standard operators has no library.

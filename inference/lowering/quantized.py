@@ -190,7 +190,7 @@ def _as_image(graph: ir.Graph, x: ir.Value, before: Any, channels: int) -> ir.Va
     quantize = x.producer()
     flatten = quantize.inputs[0].producer() if quantize is not None and quantize.op_type == 'QuantizeLinear' else None
     if flatten is not None and flatten.op_type in ('Flatten', 'Reshape'):
-        source = flatten.inputs[0]
+        source: Any = flatten.inputs[0]
         if rank(source) == 4 and list(source.shape)[1:] == [channels, 1, 1]:
             image = _insert(graph, before, 'QuantizeLinear', [source, *quantize.inputs[1:]], x, '')
             image.shape = source.shape

@@ -25,7 +25,10 @@ def card(facts: dict[str, Any], engine: str, labels: Sequence[str], settings: An
         head.append(f'license: {facts["license"]}')
     about = [facts.get('description') or f'Weights: {weights}; nothing is known of their accuracy.']
     if 'int8' in facts:
-        about.append('Quantised to INT8 by `hetconv calibrate`.')
+        about = [
+            f'Of the float network: {about[0]}',
+            'Quantised to INT8 by `hetconv calibrate`, which says what that costs.',
+        ]
     rows = [
         ('engine', engine),
         ('weights', weights),

@@ -97,20 +97,20 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0) -> L
 
     Args:
         send: Sends one request and waits for its answer; raises `Refused`, or anything else where it failed.
-        rate: Requests a second.
+        rate: Requests a second, rate x seconds in all.
         seconds: How long requests are due for.
         seed: Of the times.
     """
     load, random_, tasks = Load(rate=rate), random.Random(seed), set()
+    # Of a Poisson process with so many arrivals: where they fall is chance, how many there are is not.
+    times = sorted(random_.uniform(0, seconds) for _ in range(max(1, round(rate * seconds))))
     start = time.perf_counter()
-    due = start + random_.expovariate(rate)
-    while due < start + seconds:
+    for due in (start + after for after in times):
         if (wait := due - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
         task = asyncio.create_task(_request(send, load, due))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        due += random_.expovariate(rate)
         if len(tasks) % 64 == 0:
             await asyncio.sleep(0)  # late as this client may be, answers are taken
     while tasks:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .capacity import Search
+from .capacity import MOST, Search
 from .load import Load, closed_loop, open_loop
 from .sender import Sender
 
@@ -22,7 +22,7 @@ class Plan:
         clients: Of a closed loop.
         p99_ms: A bound: the largest rate that holds it is looked for.
         seconds: Of each load.
-        rounds: Loads a model; of a search its steps, at least 5.
+        rounds: Loads a model; of a search the rates that are tried, at least 5, each two or three times.
         timeout: Seconds after which a request has failed.
     """
 
@@ -42,9 +42,11 @@ class Result:
     Attributes:
         model: Its name.
         macs: Multiply-accumulates an image; None where the server does not say.
-        throughput: Answers a second, the median of the loads; of a search, the largest rate that was held, 0 for none.
-        p50_ms, p99_ms: Latency, medians of the loads; of a search, those at that rate.
-        refused, failed: Requests, of all loads.
+        throughput: Answers a second, the median of the loads; of a search, of those at the largest rate that was held,
+            0 for none.
+        p50_ms, p99_ms: Latency, medians of these loads.
+        refused, failed: Requests of these loads.
+        missed: Of a search, the smallest rate that was not held.
         lag_p99_ms: How late this client was, the worst load that counts.
     """
 
@@ -56,6 +58,7 @@ class Result:
     refused: int
     failed: int
     lag_p99_ms: float
+    missed: float | None = None
 
 
 async def run(
@@ -71,7 +74,8 @@ async def run(
         plan: What is sent.
         url: Address and port of gRPC.
         images: Encoded, one a request.
-        keep: Called with the row of every load: see `Load.row`; and model, macs, round, and of a search `held`.
+        keep: Called with the row of every load: see `Load.row`; and model, macs, round, and of a search whether it was
+            `held`, and `over`, the largest rate that was held until then, and the smallest that was missed.
         report: Called with what is being done, how much is done, and of how much.
 
     Raises:
@@ -82,24 +86,29 @@ async def run(
         macs = {model: await sender.check(model) for model in plan.models}
         sends = {model: sender.of(model, images) for model in plan.models}
         rounds = max(plan.rounds, 5) if plan.p99_ms else plan.rounds
-        done, total = 0, (rounds + 1) * len(plan.models)
+        loads = MOST * rounds if plan.p99_ms else rounds
+        done, total = 0, (loads + 1) * len(plan.models)
         searches = {}
         for model, send in sends.items():  # not counted: the first requests open connections and fill caches
             report(f'{model}: warming up', done, total)
             warm = await closed_loop(send, plan.clients or 8, min(plan.seconds, 3.0))
             searches[model] = Search(plan.p99_ms or 0.0, warm.throughput or 1.0, rounds)
             done += 1
-        for number in range(rounds):
+        for number in range(loads):
             for model, send in sends.items():
+                done += 1
                 rate = searches[model].rate if plan.p99_ms else plan.rate
+                if plan.p99_ms and rate is None:
+                    continue
                 what = f'{plan.clients} clients' if rate is None else f'{rate:.4g} requests a second'
                 report(f'{model}: {what}', done, total)
                 load = await _load(plan, send, rate, number)
                 row = {'model': model, 'macs': macs[model], 'round': number, **load.row()}
                 if plan.p99_ms:
                     row['held'] = searches[model].add(load)
+                    above = searches[model].missed
+                    row['over'] = (searches[model].held, above if above < float('inf') else None)  # JSON has no inf
                 keep(row)
-                done += 1
     finally:
         await sender.close()
 
@@ -118,22 +127,21 @@ def results(rows: Sequence[dict[str, Any]], plan: Plan) -> list[Result]:
         own = [row for row in rows if row['model'] == model]
         if not own:
             continue
-        counted = own
+        counted, missed = own, None
         if plan.p99_ms:
-            # What held, unless a lower rate did not: luck once is not capacity.
-            least = min((row['rate'] for row in own if not row['held']), default=float('inf'))
-            held = [row for row in own if row['held'] and row['rate'] < least]
-            counted = sorted(held, key=lambda row: row['rate'])[-1:]
+            held, missed = own[-1]['over']
+            counted = [row for row in own if row['rate'] == held and row['held']]
         found.append(
             Result(
                 model,
                 own[0]['macs'],
-                _median(counted, 'rate' if plan.p99_ms else 'throughput') or 0.0,
+                _median(counted, 'throughput') or 0.0,
                 _median(counted, 'p50_ms'),
                 _median(counted, 'p99_ms'),
-                sum(row['refused'] for row in own),
-                sum(sum(row['errors'].values()) for row in own),
+                sum(row['refused'] for row in counted),
+                sum(sum(row['errors'].values()) for row in counted),
                 max((row['lag_p99_ms'] or 0.0 for row in counted), default=0.0),
+                missed,
             )
         )
     return found

@@ -6,6 +6,7 @@ Nothing else goes through, so whoever reaches the page can neither load models n
 import contextlib
 import http.client
 import io
+import ipaddress
 import json
 import re
 import socket
@@ -31,7 +32,7 @@ PATHS = [
     (re.compile(r'/v2/repository/index'), 'POST'),
     (re.compile(rf'/v2/models/{_NAME}/infer'), 'POST'),
 ]
-LOOPBACK = ('localhost', '127.0.0.1', '::1')
+LOOPBACK = ('localhost', '127.0.0.1', '::1')  # names that a browser on this machine may use
 SECURITY = {
     'X-Content-Type-Options': 'nosniff',
     'X-Frame-Options': 'DENY',
@@ -95,9 +96,12 @@ class Request(BaseHTTPRequestHandler):
         """Not for pages of other sites in a visitor's browser, nor for a name that they point at this machine."""
         if self.headers.get('Sec-Fetch-Site') == 'cross-site' and self.path.startswith('/v2/'):
             return False
-        if self.server.host not in LOOPBACK:
+        if not _is_loopback(self.server.host):
             return True
-        return re.sub(r':\d*$', '', self.headers.get('Host', 'localhost')).strip('[]').lower() in LOOPBACK
+        return re.sub(r':\d*$', '', self.headers.get('Host', 'localhost')).strip('[]').lower() in (
+            *LOOPBACK,
+            self.server.host,
+        )
 
     def _body(self) -> bytes | None:
         """None where it was refused."""
@@ -217,3 +221,10 @@ class _Arriving(io.RawIOBase):
 
 def _error(text: str) -> bytes:
     return json.dumps({'error': text}).encode()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in LOOPBACK

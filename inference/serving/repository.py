@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from .config import Settings, configs, with_versions
 from .steps.prepare import INTERPOLATIONS
-from .version import CONFIG, MEASURED, check_version, step_files, to_json, version_files
+from .version import MEASURED, ROLES, check_version, config_name, step_files, to_json, version_files
 
 if TYPE_CHECKING:
     import onnx
@@ -57,51 +57,106 @@ def deploy(
         measured: Of `measure.measure`; it alone may differ where all else is the same.
 
     Returns:
-        The version's number.
+        The version's number; that of the one that is served, where it is the same.
 
     Raises:
         UserError: A name that Triton does not take, another number of labels than of classes, images that would be
             prepared in a way that is not supported, or a network of this name which takes or gives something else.
     """
-    if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
+    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*', name):
         raise UserError(f'{name!r} cannot be the name of a model: letters, digits, _, . and - make one')
+    if name.endswith(tuple(f'_{role}' for role in ROLES)):
+        raise UserError(f'{name!r} cannot be the name of a model: its steps are called _{", _".join(ROLES)}')
     settings = settings or Settings()
     if labels is None:
         labels = facts.get('label_names') or [str(number) for number in range(facts['num_classes'])]
     if len(labels) != facts['num_classes']:
         raise UserError(f'{len(labels)} labels for {facts["num_classes"]} classes')
+    if any(len(label.splitlines()) > 1 or label != label.strip('\r\n') for label in labels):
+        raise UserError('a label has more than one line')
     check_preparation(facts)
     texts = configs(name, facts, engine, settings)
     kept = {key: facts[key] for key in _FACTS}
     fixed = {
-        name: {},
+        name: {
+            'README.md': b'All is in the steps. Triton wants a version of the ensemble too, and object stores a file.\n'
+        },
         f'{name}_prepare': {'facts.json': to_json(kept), **step_files('prepare_model', 'prepare')},
         f'{name}_labels': {'labels.txt': '\n'.join([*labels, '']).encode(), **step_files('labels_model')},
     }
-    own = f'{name}_engine'
-    files = version_files(network, facts, engine, labels, settings, texts[own], notes)
-    if measured is not None:
-        files[MEASURED] = to_json(measured)
+    files = version_files(network, facts, engine, labels, settings, texts, notes)
     _make(folder)
     _refuse_another(folder, name, fixed)
-    with tempfile.TemporaryDirectory(prefix='.hetconv-', dir=folder.absolute().parent) as beside:
-        try:
+    if (number := _same_as_served(folder, name, files)) is not None:
+        return number
+    if measured is not None:
+        files[MEASURED] = to_json(measured)
+    own = folder / f'{name}_engine'
+    try:
+        with tempfile.TemporaryDirectory(prefix='.hetconv-', dir=_beside(folder)) as beside:
             _write(Path(beside) / 'engine', files)
             number = 1 + max(versions(folder, name), default=0)
-            (folder / own).mkdir(exist_ok=True)
-            os.rename(Path(beside) / 'engine', folder / own / str(number))
-            write_atomically(folder / own / 'config.pbtxt', with_versions(texts[own], [number]).encode())
-            # The ensemble last: it is ready when its steps are.
-            for model in (f'{name}_prepare', f'{name}_labels', name):
+            own.mkdir(exist_ok=True)
+            os.rename(Path(beside) / 'engine', own / str(number))
+            for model, contents in fixed.items():
                 if not (folder / model).is_dir():
-                    _write(Path(beside) / model / '1', fixed[model])
-                    write_atomically(Path(beside) / model / 'config.pbtxt', texts[model].encode())
+                    _write(Path(beside) / model / '1', contents)
                     os.rename(Path(beside) / model, folder / model)
-                elif (folder / model / 'config.pbtxt').read_bytes() != texts[model].encode():
-                    write_atomically(folder / model / 'config.pbtxt', texts[model].encode())
-        except OSError as error:
-            raise UserError(f'{folder} cannot be written: {error.strerror}') from error
+            _renew_steps(folder, fixed)
+            _publish(folder, name, texts, number)
+    except OSError as error:
+        raise UserError(f'{folder} cannot be written: {error.strerror}') from error
     return number
+
+
+def _publish(folder: Path, name: str, texts: dict[str, str], number: int) -> None:
+    """Let a version be served, with all its settings.
+
+    An ensemble must not take larger batches than its steps, so where batches grow the steps come first. New ones too:
+    the ensemble is ready when its steps are.
+    """
+    steps = [model for model in texts if model != name]
+    config = folder / name / 'config.pbtxt'
+    shrinks = config.is_file() and _max_batch(texts[name]) < _max_batch(config.read_text(encoding='utf-8'))
+    for model in [name, *steps] if shrinks else [*steps, name]:
+        text = with_versions(texts[model], [number]) if model == f'{name}_engine' else texts[model]
+        path = folder / model / 'config.pbtxt'
+        if not path.is_file() or path.read_bytes() != text.encode():
+            write_atomically(path, text.encode())
+
+
+def _max_batch(config: str) -> int:
+    match = re.search(r'^max_batch_size: (\d+)$', config, re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+def _same_as_served(folder: Path, name: str, files: dict[str, bytes]) -> int | None:
+    """The version that is served, where it has these very files and is whole."""
+    try:
+        number = served_version(folder, name)
+        own = folder / f'{name}_engine' / str(number)
+        if (own / 'manifest.json').read_bytes() != files['manifest.json']:
+            return None
+        check_version(own)
+    except (OSError, UserError):
+        return None
+    return number
+
+
+def _renew_steps(folder: Path, fixed: dict[str, dict[str, bytes]]) -> None:
+    """The code of the steps, where another release wrote it."""
+    for model, contents in fixed.items():
+        for file, content in contents.items():
+            path = folder / model / '1' / file
+            if not path.is_dir() and (not path.is_file() or path.read_bytes() != content):
+                write_atomically(path, content)
+
+
+def _beside(folder: Path) -> Path:
+    """Where files are written before they are renamed: beside the repository, or in one that is a disk of its own."""
+    parent = folder.resolve().parent
+    same = parent.stat().st_dev == folder.stat().st_dev and os.access(parent, os.W_OK)
+    return parent if same else folder
 
 
 def versions(folder: Path, name: str) -> list[int]:
@@ -138,8 +193,10 @@ def activate(folder: Path, name: str, version: int) -> None:
         raise UserError(f'{name} has no version {version}; there are {", ".join(map(str, there))}')
     check_version(folder / f'{name}_engine' / str(version))
     # Each has its own: another version may be for another backend, or of other threads.
-    text = (folder / f'{name}_engine' / str(version) / CONFIG).read_text(encoding='utf-8')
-    write_atomically(folder / f'{name}_engine' / 'config.pbtxt', with_versions(text, [version]).encode())
+    own = folder / f'{name}_engine' / str(version)
+    roles = {'': name, **{role: f'{name}_{role}' for role in ROLES}}
+    texts = {model: (own / config_name(role)).read_text(encoding='utf-8') for role, model in roles.items()}
+    _publish(folder, name, texts, version)
 
 
 def check_preparation(facts: dict[str, Any]) -> None:
@@ -157,15 +214,21 @@ def check_preparation(facts: dict[str, Any]) -> None:
 
 
 def _refuse_another(folder: Path, name: str, fixed: dict[str, dict[str, bytes]]) -> None:
-    """Raises UserError where a step that all versions share would have to change."""
-    for model, files in fixed.items():
-        for file, content in files.items():
-            path = folder / model / '1' / file
-            if path.suffix in ('.json', '.txt') and path.is_file() and path.read_bytes() != content:
-                raise UserError(
-                    f'{folder} has a {name} with other images or labels ({path.relative_to(folder)}): '
-                    'versions of a model share them; give this one another --name'
-                )
+    """Raises UserError where a step that all versions share would have to change, or a model is not of `deploy`."""
+    marks = {name: 'README.md', f'{name}_prepare': 'facts.json', f'{name}_labels': 'labels.txt'}
+    for model, mark in marks.items():
+        if (folder / model).is_dir() and not (folder / model / '1' / mark).is_file():
+            raise UserError(f'{folder / model} was not written by `hetconv deploy`: give this one another --name')
+    own = folder / f'{name}_engine'
+    if own.is_dir() and any(own.iterdir()) and not any(own.glob('*/manifest.json')):
+        raise UserError(f'{own} was not written by `hetconv deploy`: give this one another --name')
+    for model, file in list(marks.items())[1:]:
+        path = folder / model / '1' / file
+        if path.is_file() and path.read_bytes() != fixed[model][file]:
+            raise UserError(
+                f'{folder} has a {name} with other images or labels ({path.relative_to(folder)}): '
+                'versions of a model share them; give this one another --name'
+            )
 
 
 def _make(folder: Path) -> None:

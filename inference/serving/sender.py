@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .client import read_image
 from .load import Refused
 
 __all__ = ['Sender', 'read_images']
@@ -28,10 +29,7 @@ def read_images(path: Path, most: int = 256) -> list[bytes]:
         files = files[:: max(1, -(-len(files) // most))]
     if not files:
         raise UserError(f'{path} has no image in it ({", ".join(SUFFIXES)})')
-    try:
-        return [file.read_bytes() for file in files]
-    except OSError as error:
-        raise UserError(f'{error.filename}: {error.strerror}') from error
+    return [read_image(file) for file in files]
 
 
 class Sender:

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .watch import start_of, watch
 __all__ = ['Ports', 'command_of', 'run']
 
 UTILS = 'triton_python_backend_utils.py'
+LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 RESTRICT = ('--http-restricted-api', '--grpc-restricted-protocol')
 # How often the server looks for changed models.
 POLL_SECONDS = 1
@@ -40,6 +42,7 @@ def command_of(
     host: str = '127.0.0.1',
     python: Path | None = None,
     shared_memory: bool = False,
+    backends: Path | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """The server's command and environment.
 
@@ -49,11 +52,14 @@ def command_of(
         host: At which address.
         python: An interpreter that has nvidia-pytriton, NumPy, Pillow and onnxruntime; None for `tritonserver` on the
             path.
-        shared_memory: Clients on this machine may name regions of shared memory that the server reads and writes.
+        shared_memory: Clients may name regions of shared memory that the server reads and writes.
+        backends: Empty folder for links to the wheel's backends, of `python`.
 
     Raises:
-        UserError: No repository, or no server.
+        UserError: No repository, no server, or shared memory for other machines' clients.
     """
+    if shared_memory and host not in LOOPBACK:
+        raise UserError(f'--shared-memory is for clients of this machine, and {host} is reached by others')
     if not repository.is_dir():
         raise UserError(f'{repository}: no such folder; `hetconv deploy` makes one')
     environment = dict(os.environ)
@@ -66,7 +72,8 @@ def command_of(
         command = [server]
     else:
         root, libraries, packages, version = _look(python)
-        backends = _with_stub(root, version, repository.absolute().parent)
+        assert backends is not None
+        _with_stub(root, version, backends)
         server = str(root / 'bin' / 'tritonserver')
         command = [server, f'--backend-directory={backends}']
         environment['LD_LIBRARY_PATH'] = os.pathsep.join(
@@ -78,7 +85,7 @@ def command_of(
         f'--model-repository={repository.absolute()}', '--model-control-mode=poll',
         f'--repository-poll-secs={POLL_SECONDS}', '--exit-on-error=false', '--exit-timeout-secs=10',
         f'--http-address={host}', f'--http-port={ports.http}', f'--grpc-address={host}', f'--grpc-port={ports.grpc}',
-        f'--metrics-address={host}', f'--metrics-port={ports.metrics}', '--disable-auto-complete-config',
+        '--metrics-address=127.0.0.1', f'--metrics-port={ports.metrics}', '--disable-auto-complete-config',
         '--metrics-config=summary_latencies=true', '--log-format=ISO8601',
         *_restrictions(shared_memory),
     ]  # fmt: skip
@@ -108,13 +115,14 @@ def run(
     Returns:
         The exit code.
     """
-    command, environment = command_of(repository, ports, host, python, shared_memory)
-    try:
-        return watch(
-            start_of(command, environment), lambda line: print(f'hetconv: {line}', file=sys.stderr, flush=True)
-        )
-    except OSError as error:
-        raise UserError(f'{command[0]} cannot be started: {error.strerror}') from error
+    with tempfile.TemporaryDirectory(prefix='hetconv-triton-') as backends:
+        command, environment = command_of(repository, ports, host, python, shared_memory, Path(backends))
+        try:
+            return watch(
+                start_of(command, environment), lambda line: print(f'hetconv: {line}', file=sys.stderr, flush=True)
+            )
+        except OSError as error:
+            raise UserError(f'{command[0]} cannot be started: {error.strerror}') from error
 
 
 def _look(python: Path) -> tuple[Path, str, str, str]:
@@ -124,11 +132,13 @@ def _look(python: Path) -> tuple[Path, str, str, str]:
         raise UserError(f'{python}: {error.strerror}') from error
     except subprocess.CalledProcessError as error:
         raise UserError(f'{python} has no nvidia-pytriton: {error.stderr.strip().splitlines()[-1]}') from error
+    if len(found) < 4:
+        raise UserError(f'{python} is no Python')
     return Path(found[-4]), found[-3], found[-2], found[-1]
 
 
-def _with_stub(root: Path, version: str, folder: Path) -> Path:
-    """The wheel's backends with the stub for this version of Python where the server looks for it.
+def _with_stub(root: Path, version: str, backends: Path) -> None:
+    """Links to the wheel's Python backend, with the stub for this version of Python where the server looks for it.
 
     Raises:
         UserError: It has none.
@@ -136,13 +146,7 @@ def _with_stub(root: Path, version: str, folder: Path) -> Path:
     stub = root / 'python_backend_stubs' / version / 'triton_python_backend_stub'
     if not stub.is_file():
         raise UserError(f'nvidia-pytriton has nothing for Python {version}')
-    backends = folder / '.hetconv-triton' / version
     own = backends / 'python'
-    try:
-        own.mkdir(parents=True, exist_ok=True)
-        for file in (stub, root / 'backends' / 'python' / 'libtriton_python.so', root / 'backends' / 'python' / UTILS):
-            (own / file.name).unlink(missing_ok=True)
-            (own / file.name).symlink_to(file)
-    except OSError as error:
-        raise UserError(f'{backends} cannot be written: {error.strerror}') from error
-    return backends
+    own.mkdir()
+    for file in (stub, root / 'backends' / 'python' / 'libtriton_python.so', root / 'backends' / 'python' / UTILS):
+        (own / file.name).symlink_to(file)

@@ -13,10 +13,10 @@ from .config import BACKENDS, Settings
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['CONFIG', 'MEASURED', 'check_version', 'step_files', 'to_json', 'version_files']
+__all__ = ['ROLES', 'MEASURED', 'check_version', 'config_name', 'step_files', 'to_json', 'version_files']
 
 STEPS = Path(__file__).parent / 'steps'
-CONFIG = 'engine.pbtxt'  # of a version: config.pbtxt of the engine, without versions
+ROLES = ('prepare', 'engine', 'labels')
 MEASURED = 'measured.json'  # not in the manifest: no two measurements are alike
 
 
@@ -26,7 +26,7 @@ def version_files(
     engine: str,
     labels: Sequence[str],
     settings: Settings,
-    config: str,
+    configs: dict[str, str],
     notes: Sequence[str] = (),
 ) -> dict[str, bytes]:
     """By name the files of a version, which depend on the arguments alone.
@@ -37,7 +37,7 @@ def version_files(
         engine: One of `BACKENDS`.
         labels: A name a class.
         settings: How it is served.
-        config: Text of config.pbtxt, without versions.
+        configs: Of `configs`: what they are is kept in each version, which brings them back.
         notes: Sentences for the model card.
     """
     from importlib.metadata import version
@@ -51,7 +51,9 @@ def version_files(
         files['libhetconv.so'] = library().read_bytes()
     if backend.name == 'python':
         files.update(step_files('engine_model'))
-    files[CONFIG] = config.encode()
+    for model, text in configs.items():
+        role = next((role for role in ROLES if model.endswith(f'_{role}')), '')
+        files[config_name(role)] = text.encode()
     files['README.md'] = card(facts, engine, labels, settings, notes).encode()
     manifest = {
         'engine': engine,
@@ -71,6 +73,11 @@ def check_version(folder: Path) -> None:
                 raise UserError(f'{folder / file} is damaged: its checksum is not that of manifest.json')
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'{folder} is no complete version: {error}') from error
+
+
+def config_name(role: str) -> str:
+    """Of a file of a version: config.pbtxt of a step, or ('') of the ensemble, without versions."""
+    return f'{role or "ensemble"}.pbtxt'
 
 
 def step_files(name: str, *others: str) -> dict[str, bytes]:

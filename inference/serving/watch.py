@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 __all__ = ['Backend', 'backends_of', 'start_of', 'watch']
 
 SECONDS = 0.5  # between two looks
-SHORT_LIFE, MOST_SHORT = 30.0, 3  # a server that dies within so many seconds, so many times running, is given up
+SHORT_LIFE, MOST_SHORT = 30.0, 3  # one that ends by itself so soon, in seconds, so many times running, is given up
+MOST_WAIT = 30.0  # seconds before one that dies again and again is started
 SHARED_MEMORY = Path('/dev/shm')
 _PR_SET_PDEATHSIG = 1
 
@@ -48,7 +48,7 @@ def watch(start: Callable[[], subprocess.Popen], say: Callable[[str], None]) -> 
         say: Called with a line for every misfortune.
 
     Returns:
-        The exit code: 0 after a signal that ended it in order.
+        The exit code: 0 after a signal.
     """
     told: list[int] = []
     server: subprocess.Popen | None = None
@@ -60,7 +60,7 @@ def watch(start: Callable[[], subprocess.Popen], say: Callable[[str], None]) -> 
 
     before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        short = 0
+        short, wait = 0, 0.0
         while True:
             born = time.monotonic()
             server = start()
@@ -69,16 +69,27 @@ def watch(start: Callable[[], subprocess.Popen], say: Callable[[str], None]) -> 
             known = _look_after(server, say)
             code = server.wait()
             _tidy(known)
-            if told or code == 0:
-                return 0 if told and code >= 0 else code
-            short = short + 1 if time.monotonic() - born < SHORT_LIFE else 0
+            if told:
+                return 0
+            soon = time.monotonic() - born < SHORT_LIFE
+            short = short + 1 if soon and code > 0 else 0  # by itself: a port that is taken, say
             if short >= MOST_SHORT:
                 say(f'the server has ended with {code} {short} times running, soon after its start: given up')
-                return code if code > 0 else 1
-            say(f'the server has ended with {code}: started again')
+                return code
+            wait = min(2 * wait + 1, MOST_WAIT) if soon else 0.0  # killed: by a request, say, and it may come again
+            say(f'the server has ended with {code}: started again' + f' in {wait:g} s' * bool(wait > 1))
+            if wait > 1 and _told_within(wait, told):
+                return 0
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _told_within(seconds: float, told: list[int]) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not told:
+        time.sleep(0.1)
+    return bool(told)
 
 
 def start_of(command: list[str], environment: dict[str, str]) -> Callable[[], subprocess.Popen]:
@@ -107,10 +118,15 @@ def _look_after(server: subprocess.Popen, say: Callable[[str], None]) -> dict[in
         now = {backend.pid for backend in alive if backend.dead}
         for pid in now & dead - said:
             model = known[pid].model
-            say(f'the process of {model.parent.parent.name} version {model.parent.name} has died: loaded anew')
-            _touch(model)
+            what = f'the process of {model.parent.parent.name} version {model.parent.name} has died'
             said.add(pid)
-        dead = now
+            try:
+                os.utime(model)
+                say(f'{what}: loaded anew')
+            except OSError as error:
+                say(f'{what}, and {model} cannot be touched ({error.strerror}): all is started again')
+                server.terminate()
+        dead, said = now, said & now
         try:
             server.wait(SECONDS)
         except subprocess.TimeoutExpired:
@@ -142,13 +158,6 @@ def backends_of(server: int, known: dict[int, Backend]) -> list[Backend]:
         elif 'stub' in words[0] and len(words) > 2:
             found.append(Backend(pid, Path(words[1]), words[2]))
     return found
-
-
-def _touch(model: Path) -> None:
-    try:
-        os.utime(model)
-    except OSError as error:
-        print(f'{model}: {error.strerror}', file=sys.stderr)
 
 
 def _tidy(known: dict[int, Backend]) -> None:

@@ -602,7 +602,9 @@ class Measured(Server):
     """With the arguments of kserve.yaml after ours."""
 
     def start(self):
-        command, environment = command_of(self.repository, self.ports, python=Path(PYTHON))
+        backends = self.repository.parent / 'backends'
+        backends.mkdir()
+        command, environment = command_of(self.repository, self.ports, python=Path(PYTHON), backends=backends)
         own = ('--http-restricted-api', '--grpc-restricted-protocol')  # once in a command
         command = [word for word in command if not word.startswith(own)]
         command += resource('kserve.yaml')['spec']['predictor']['model']['args']

@@ -1,5 +1,6 @@
 """What the real server does when something breaks, on loopback: TRITON_PYTHON names a Python with nvidia-pytriton."""
 
+import contextlib
 import io
 import signal
 import socket
@@ -11,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from triton_server import MARKS, Server, encoded, quietly
+from triton_server import MARKS, Server, encoded, network, quietly
 
 from inference.serving.config import Settings
 from inference.serving.repository import activate
@@ -21,7 +22,8 @@ pytestmark = MARKS
 
 @pytest.fixture(scope='module')
 def server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp('triton')) as server:
+    # A busy machine must not be taken for a fault.
+    with Server(tmp_path_factory.mktemp('triton'), Settings(timeout_ms=20_000)) as server:
         yield server
 
 
@@ -89,8 +91,9 @@ def test_a_killed_backend_comes_back(server, step):
 
 def test_a_corrupt_version_is_refused_and_the_old_one_serves_on(server):
     wanted, client = right(server), server.client('http')[1]
+    changed = network('hetconv_resnet20_cifar_p8')
     with Clients(server) as clients:
-        number = server.deploy()
+        number = server.deploy(changed)
         path = server.repository / 'net_engine' / str(number) / 'network.onnx'
         server.wait(lambda: client.is_model_ready('net_engine', str(number)))
         activate(server.repository, 'net', 1)
@@ -101,11 +104,11 @@ def test_a_corrupt_version_is_refused_and_the_old_one_serves_on(server):
         config.write_text(config.read_text().replace('versions: [1]', f'versions: [{number}]'))
         time.sleep(5)
         assert not client.is_model_ready('net_engine', str(number))
+        assert f"failed to load 'net_engine' version {number}" in server.log.read_text(errors='replace')
         assert np.array_equal(right(server), wanted)
         activate(server.repository, 'net', 1)
         time.sleep(3)
     assert not clients.failures, clients.failures[:3]
-    assert all(np.array_equal(answer, wanted) for _, _, answer in clients.answers)
 
 
 def raw(server, *parts, wait=0.0):
@@ -137,7 +140,7 @@ def test_slow_and_half_open_and_vanishing_clients_hold_nobody_up(server):
 
 
 def test_a_batch_beyond_memory_is_refused(server):
-    """A tensor of a terabyte by its shape, with a few bytes: nothing is set aside for it."""
+    """16 million images by the shape, 206 GB, with no byte of them: nothing is set aside for it."""
     error = pytest.importorskip('tritonclient.utils').InferenceServerException
     module, client = server.client('http')
     tensor = module.InferInput('input', [1 << 24, 3, 32, 32], 'FP32')
@@ -287,6 +290,18 @@ def test_a_killed_server_starts_again(tmp_path):
         assert not psutil.wait_procs(children, 20)[1]
         assert own
         assert not {path.name for path in regions()} & set(own)
+
+
+def test_a_request_that_ends_the_server_does_not_end_the_service(tmp_path):
+    """Triton 2.51 does not survive a body of very many chunks (CVE-2025-23310): it is started again, however often."""
+    with Server(tmp_path) as server:
+        wanted = right(server)
+        head = b'POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n'
+        for _ in range(4):
+            with contextlib.suppress(OSError):  # gone before it had all
+                raw(server, head + b'1\r\nA\r\n' * 700_000 + b'0\r\n\r\n').close()
+            time.sleep(1)
+            server.wait(lambda: quietly(lambda: np.array_equal(right(server), wanted)), 60)
 
 
 def test_it_ends_with_what_looks_after_it(tmp_path):

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-import math
 import random
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -54,7 +54,9 @@ def test_requests_come_at_the_rate_of_a_poisson_process(rate):
 
     load = asyncio.run(open_loop(send, rate, seconds=1.0, seed=3))
     assert load.sent == len(sent)
-    assert abs(load.sent - rate) < 5 * math.sqrt(rate)
+    assert load.sent == rate
+    gaps = np.diff(sent)  # of a Poisson process: as wide as they are spread
+    assert 0.6 < gaps.std() / gaps.mean() < 1.5
     assert load.throughput == pytest.approx(load.sent, rel=0.1)
 
 
@@ -122,12 +124,13 @@ def test_what_holds_a_bound(load, held):
 
 
 @pytest.mark.parametrize('guess', [30.0, 100.0, 140.0])
-def test_a_search_finds_the_capacity(guess):
-    search, random_ = Search(20.0, guess, steps=12), random.Random(0)
+def test_a_search_finds_the_capacity_whatever_one_load_in_five_says(guess):
+    search, random_, count = Search(20.0, guess, rates=9), random.Random(0), 0
     while (rate := search.rate) is not None:
-        slow = rate > 100
+        count += 1
+        slow = rate > 100 or count % 5 == 0  # a stall
         search.add(load_of([random_.uniform(1, 15) + 50 * slow for _ in range(200)], rate))
-    assert 90 <= search.held <= 100
+    assert 90 <= search.held <= 100 < search.missed <= 110
 
 
 def row(model, macs=None, **changes):
@@ -145,11 +148,23 @@ def test_ratios_stand_beside_theory():
     ]  # fmt: skip
 
 
-def test_a_search_counts_no_rate_above_one_that_was_missed():
-    plan = Plan(('net',), p99_ms=10)
-    rows = [row('net', rate=rate, held=held) for rate, held in ((80, True), (100, False), (90, True), (110, True))]
-    assert results(rows, plan)[0].throughput == 90
-    missed = results([row('net', rate=80, held=False)], plan)
+def test_what_a_search_reports_is_what_was_answered():
+    plan = Plan(('dense', 'net'), p99_ms=10)
+    rows = [
+        row('dense', rate=20, held=True, over=(0, None), throughput=19.0),
+        row('dense', rate=20, held=True, over=(20, None), throughput=21.0),
+        row('dense', rate=30, held=False, over=(20, 30), throughput=25.0, refused=3),
+        row('net', rate=80, held=True, over=(0, 100), throughput=79.0),
+        row('net', rate=80, held=False, over=(0, 100), throughput=60.0),
+        row('net', rate=80, held=True, over=(80, 100), throughput=81.0),
+    ]
+    dense, net = results(rows, plan)
+    assert (dense.throughput, net.throughput) == (20, 80)
+    assert dense.refused == 0
+    assert load_lines([dense, net], plan) == [
+        'net is served 4.00× as often as dense (between 2.67× and 5.00× by the rates that were missed)'
+    ]  # fmt: skip
+    missed = results([row('net', rate=80, held=False, over=(0, 80))], Plan(('net',), p99_ms=10))
     assert missed[0].throughput == 0
     assert load_lines(missed, plan) == ['net held a p99 of 10 ms at no rate that was tried']
 
@@ -166,7 +181,7 @@ def test_images_are_spread_over_a_folder(tmp_path):
     assert read_images(tmp_path, 5) == [b'0', b'2', b'4', b'6', b'8']
     assert read_images(tmp_path / '3.PNG') == [b'3']
     (tmp_path / 'empty').mkdir()
-    for path, words in ((tmp_path / 'empty', 'has no image'), (tmp_path / 'none.png', 'No such file')):
+    for path, words in ((tmp_path / 'empty', 'has no image'), (tmp_path / 'none.png', 'cannot be read: No such file')):
         with pytest.raises(UserError, match=words):
             read_images(path)
 
@@ -176,6 +191,8 @@ def test_images_are_spread_over_a_folder(tmp_path):
     [
         ([], 'give one of --rate, --clients and --p99-ms'),
         (['--rate', '5', '--clients', '2'], 'give one of'),
+        (['--rate', 'inf'], '--rate must be a number'),
+        (['--rate', '5', '--url', 'ftp://x'], 'without ftp://'),
         (['--rate', '5', '--json', 'nowhere/load.json'], 'does not exist'),
         (['--rate', '5', '--url', '127.0.0.1:9', '--timeout', '5'], 'no server answers at 127.0.0.1:9'),
     ],

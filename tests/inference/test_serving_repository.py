@@ -1,7 +1,10 @@
 """The model repository: what is in it, versions, and that no reader sees half of one."""
 
 import json
+import os
 import re
+import sys
+import tempfile
 
 import onnx
 import pytest
@@ -12,6 +15,7 @@ from inference.cli import app
 from inference.errors import UserError
 from inference.serving.config import BACKENDS, Settings, configs, with_versions
 from inference.serving.repository import activate, deploy, served_version, versions
+from inference.serving.version import ROLES
 from inference.tensorrt.builder import Built
 from inference.tensorrt.manifest import save_engine
 from inference.tensorrt.options import BuildOptions
@@ -64,12 +68,80 @@ def test_versions_go_forward_and_back(repository):
 
 
 def test_a_version_brings_its_own_settings_back(repository):
-    path = repository / 'net_engine' / 'config.pbtxt'
-    before = path.read_bytes()
-    deploy(network(1.0), FACTS, repository, 'net', 'portable', settings=Settings(threads=4, instances=2))
-    assert path.read_bytes() != before
+    configs_of = lambda: {path.parent.name: path.read_bytes() for path in repository.glob('*/config.pbtxt')}  # noqa: E731
+    before = configs_of()
+    settings = Settings(max_batch=2, instances=2, threads=4, top_k=1, queue=3)
+    deploy(network(1.0), FACTS, repository, 'net', 'portable', settings=settings)
+    assert all(text != before[model] for model, text in configs_of().items())
     activate(repository, 'net', 1)
-    assert path.read_bytes() == before
+    assert configs_of() == before
+
+
+@pytest.mark.parametrize('batches', [(2, 8), (8, 2)])
+def test_the_ensemble_never_takes_more_than_its_steps(repository, monkeypatch, batches):
+    """A server that polls in the middle would refuse it."""
+    from inference.files import write_atomically
+
+    def batch(model):
+        return int(re.search(r'max_batch_size: (\d+)', (repository / model / 'config.pbtxt').read_text())[1])
+
+    seen = []
+
+    def write(path, data):
+        write_atomically(path, data)
+        if path.name == 'config.pbtxt':
+            seen.append((batch('net'), min(batch(f'net_{role}') for role in ROLES)))
+
+    monkeypatch.setattr('inference.serving.repository.write_atomically', write)
+    for number, size in enumerate(batches, 1):
+        deploy(network(number), FACTS, repository, 'net', 'portable', settings=Settings(max_batch=size))
+    activate(repository, 'net', 2)
+    activate(repository, 'net', 3)
+    assert len(seen) > 8
+    assert all(ensemble <= steps for ensemble, steps in seen)
+
+
+def test_the_same_again_is_the_version_that_is_served(repository):
+    before = files(repository)
+    assert deploy(network(), FACTS, repository, 'net', 'portable') == 1
+    assert files(repository) == before
+    assert deploy(network(1.0), FACTS, repository, 'net', 'portable') == 2
+    assert deploy(network(), FACTS, repository, 'net', 'portable') == 3  # not what is served
+    (repository / 'net_engine' / '3' / 'model.onnx').write_bytes(b'')
+    assert deploy(network(), FACTS, repository, 'net', 'portable') == 4  # nor is a damaged one
+
+
+def test_no_folder_is_empty(repository):
+    """Object stores and git have none, and Triton wants the ensemble's version."""
+    assert all(any(path.iterdir()) for path in repository.rglob('*') if path.is_dir())
+
+
+def test_the_code_of_the_steps_is_that_of_this_release(repository):
+    path = repository / 'net_prepare' / '1' / 'prepare.py'
+    wanted = path.read_bytes()
+    path.write_text('# of an old one')
+    deploy(network(1.0), FACTS, repository, 'net', 'portable')
+    assert path.read_bytes() == wanted
+
+
+@pytest.mark.parametrize('role', ['', *ROLES])
+def test_models_of_others_are_left_alone(tmp_path, role):
+    folder = tmp_path / 'models' / f'net_{role}'.rstrip('_')
+    (folder / '1').mkdir(parents=True)
+    (folder / 'config.pbtxt').write_text('backend: "onnxruntime"')
+    before = files(tmp_path)
+    with pytest.raises(UserError, match='was not written by `hetconv deploy`'):
+        deploy(network(), FACTS, tmp_path / 'models', 'net', 'portable')
+    assert files(tmp_path) == before
+
+
+def test_a_repository_on_another_disk(tmp_path):
+    with tempfile.TemporaryDirectory(dir='/dev/shm') as disk:
+        if os.stat(disk).st_dev == tmp_path.stat().st_dev:
+            pytest.skip('/dev/shm is no disk of its own')
+        (tmp_path / 'models').symlink_to(disk)
+        assert deploy(network(), FACTS, tmp_path / 'models', 'net', 'portable') == 1
+        assert sorted(os.listdir(disk)) == ['net', 'net_engine', 'net_labels', 'net_prepare']
 
 
 def test_a_damaged_version_is_not_activated(repository):
@@ -106,6 +178,10 @@ def test_a_failure_in_the_middle_leaves_what_was_served(repository, monkeypatch)
     [
         (dict(name='../net'), 'cannot be the name of a model'),
         (dict(name=''), 'cannot be the name of a model'),
+        (dict(name='café'), 'cannot be the name of a model'),
+        (dict(name='net_engine'), 'its steps are called'),
+        (dict(labels=[*'abcdefghi', 'j\u2028k']), 'more than one line'),
+        (dict(labels=[*'abcdefghi', 'j\n']), 'more than one line'),
         (dict(labels=['a']), '1 labels for 10 classes'),
         (dict(labels=[]), '0 labels for 10 classes'),
         (dict(facts={**FACTS, 'crop_mode': 'border'}), 'crop_mode center only'),
@@ -165,14 +241,8 @@ def test_the_command(tmp_path):
     assert re.search(r'cifar version 1 for ort-cpu, within .* ms an image on 1 thread here', result.stdout)
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
-    assert set(manifest['files']) == {
-        'network.onnx',
-        'libhetconv.so',
-        'model.py',
-        'engine.pbtxt',
-        'README.md',
-        '__pycache__',
-    }
+    files_of_engine = {'network.onnx', 'libhetconv.so', 'model.py', '__pycache__', 'README.md'}
+    assert set(manifest['files']) == files_of_engine | {f'{role}.pbtxt' for role in ('ensemble', *ROLES)}
     assert manifest['model']['macs'] == 13812352
     measured = json.loads((folder / 'measured.json').read_text())
     assert [row['batch'] for row in measured['rows']] == [1, 8]
@@ -236,6 +306,28 @@ def test_mistakes(tmp_path, arguments, words):
     assert result.exit_code != 0
     assert words in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_labels(tmp_path):
+    from inference.cli_deploy import _lines
+
+    (tmp_path / 'labels.txt').write_bytes(b'\xef\xbb\xbfcat\r\ndog \r\n')
+    assert _lines(tmp_path / 'labels.txt') == ['cat', 'dog']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['--python', '/bin/true'], '/bin/true is no Python'),
+        (['--python', sys.executable], 'has no nvidia-pytriton'),
+        (['--python', 'nowhere/python'], 'nowhere/python: No such file'),
+        (['--host', '0.0.0.0', '--shared-memory'], '--shared-memory is for clients of this machine'),
+    ],
+)
+def test_mistakes_with_a_server(tmp_path, arguments, words):
+    result = CliRunner().invoke(app, ['serve', str(tmp_path), *arguments])
+    assert isinstance(result.exception, UserError), result.output
+    assert words in str(result.exception)
 
 
 def test_there_is_no_server(tmp_path, monkeypatch):

@@ -48,9 +48,9 @@ def encoded(seed):
 
 
 @functools.cache
-def network():
-    """What is served: the network on our kernels, and its metadata."""
-    exported = exported_of(MODEL, None)
+def network(model=MODEL):
+    """What is served: a network on our kernels, and its metadata."""
+    exported = exported_of(model, None)
     lowered = to_ort_cpu(exported)
     assert compare(exported, lowered) < 1e-4
     return lowered, metadata(exported)
@@ -62,7 +62,7 @@ class Server:
     def __init__(self, folder: Path, settings: Settings | None = None, *options: str):
         self.repository, self.ports, self.settings = folder / 'models', free_ports(), settings
         self.options = options
-        self.network, self.facts = network()
+        self.network, self.facts = network(MODEL)
         self.log = folder / 'log'
         self.deploy()
         self.start()
@@ -93,8 +93,9 @@ class Server:
         client = self.client('http')[1]
         self.wait(lambda: quietly(client.is_server_ready) and quietly(lambda: client.is_model_ready('net')))
 
-    def deploy(self):
-        return deploy(self.network, self.facts, self.repository, 'net', labels=LABELS, settings=self.settings)
+    def deploy(self, what=None):
+        what = what or (self.network, self.facts)
+        return deploy(*what, self.repository, 'net', labels=LABELS, settings=self.settings)
 
     def client(self, protocol):
         module = pytest.importorskip(f'tritonclient.{protocol}')

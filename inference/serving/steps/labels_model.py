@@ -14,7 +14,7 @@ class TritonPythonModel:
         config = json.loads(args['model_config'])
         self.count = int(config['parameters']['top_k']['string_value'])
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'labels.txt'), encoding='utf-8') as file:
-            self.labels = np.array(file.read().splitlines(), dtype=object)
+            self.labels = np.array(file.read().split('\n')[:-1], dtype=object)
 
     def execute(self, requests):
         return [self._answer(request) for request in requests]
