@@ -7,17 +7,22 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from readme_table import embed
 
+from inference.figures import stand_alone, to_svg
 from inference.serving.loadtest import Plan, results
 from inference.summary import ms_text, times_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / 'benchmarks' / 'results' / 'serving.json'
 SOAK = ROOT / 'benchmarks' / 'results' / 'serving_soak.json'
 PAGE = ROOT / 'docs' / 'serving.md'
+PICTURE = ROOT / 'docs' / 'serving.svg'
 
 
 def table(result: dict[str, Any], soak: dict[str, Any]) -> str:
@@ -84,6 +89,38 @@ def _soaked(soak: dict[str, Any]) -> str:
     )
 
 
+def plot(result: dict[str, Any]) -> 'Figure':
+    """The 99th percentile over the rate: each load a mark, a line through the medians."""
+    from inference.figures import INK
+    from inference.plots import COLOURS, MARKERS, MUTED, legend, panel
+
+    figure, ax = panel(2.6, 'p99 of requests at random times', legend=True)
+    handles, names = [], []
+    for (name, model), colour, marker in zip(result['models'].items(), COLOURS, MARKERS):
+        loads = [row for row in result['p99_bound'] if row['model'] == name and row['p99_ms']]
+        rates = sorted({row['rate'] for row in loads})
+        medians = [statistics.median(row['p99_ms'] for row in loads if row['rate'] == rate) for rate in rates]
+        ax.plot(
+            [row['rate'] for row in loads],
+            [row['p99_ms'] for row in loads],
+            marker,
+            color=colour,
+            markersize=4,
+            alpha=0.5,
+        )
+        handles += ax.plot(rates, medians, marker=marker, color=colour, markersize=5, linewidth=1.2)
+        names.append(f'{model["model"].rpartition("_")[2]} {model["engine"]}')
+    ax.axhline(result['settings']['p99_ms'], color=MUTED, linewidth=1, linestyle='--')
+    ax.set_yscale('log')
+    ax.set_yticks([50, 100, 200, 500, 1000], ['50', '100', '200', '500', '1000'])
+    ax.minorticks_off()
+    ax.set_xlim(left=0)
+    ax.set_xlabel('requests a second', color=INK, fontsize=8.5)
+    ax.set_ylabel('ms', color=INK, fontsize=8.5)
+    legend(figure, handles, names, columns=2)
+    return figure
+
+
 def loadgen_of(rows: list[dict[str, Any]], name: str, scenario: str) -> float | None:
     """Of a valid run, samples a second."""
     values = [
@@ -97,6 +134,7 @@ def loadgen_of(rows: list[dict[str, Any]], name: str, scenario: str) -> float | 
 def main() -> int:
     text = table(json.loads(RESULT.read_text()), json.loads(SOAK.read_text()))
     PAGE.write_text(embed(PAGE.read_text(), text))
+    PICTURE.write_text(stand_alone(to_svg(plot(json.loads(RESULT.read_text())))))
     print(text)
     return 0
 

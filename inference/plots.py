@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ['PLOTS', 'plot_latency', 'plot_layers', 'plot_realised', 'plot_speedup']
 
 # After Okabe and Ito, in tones that keep a contrast of 3 with white and with black pages; shapes tell them apart too.
-_COLOURS = (KXK_COLOUR, ONE_COLOUR, '#23926a', '#b3589a', '#808080', '#a07d00', '#1c93b8', '#cf4a4a')
-_MARKERS = 'osD^vP*X'
-_MUTED = '#808080'
+COLOURS = (KXK_COLOUR, ONE_COLOUR, '#23926a', '#b3589a', '#808080', '#a07d00', '#1c93b8', '#cf4a4a')
+MARKERS = 'osD^vP*X'
+MUTED = '#808080'
 _FONT, _SMALL = 9.5, 8.5
 _WIDTH = 4.6
 # Characters that fit a panel, and an entry of its legend.
@@ -36,8 +36,8 @@ def panel(height: float, title: str, legend: bool) -> tuple['Figure', Any]:
     ax.set_facecolor('none')
     ax.set_title(_text(title, _LONG), loc='left', fontsize=_FONT, fontweight='bold', color=INK)
     ax.spines[['top', 'right', 'left']].set_visible(False)
-    ax.spines['bottom'].set_color(_MUTED)
-    ax.tick_params(labelsize=_SMALL, color=_MUTED, labelcolor=INK)
+    ax.spines['bottom'].set_color(MUTED)
+    ax.tick_params(labelsize=_SMALL, color=MUTED, labelcolor=INK)
     ax.tick_params(axis='y', length=0)
     return figure, ax
 
@@ -94,17 +94,17 @@ def plot_speedup(run: Run) -> list['Figure']:
         models = list(dict.fromkeys(row.model for row in here))
         figure, ax = panel(0.85 * len(models), setting_text(setting), legend=True)
         for i, model in enumerate(models):
-            ax.plot([1, 1], [i - 0.26, i + 0.42], linewidth=0.8, color=_MUTED, zorder=0)
+            ax.plot([1, 1], [i - 0.26, i + 0.42], linewidth=0.8, color=MUTED, zorder=0)
             best = best_row(row for row in here if row.model == model)
             for j, (_, field, colour, alpha) in enumerate(bars):
                 value, y = getattr(best, field), i - 0.17 + 0.17 * j
                 if value is not None:
-                    ax.barh(y, value, 0.15, color=_COLOURS[colour], alpha=alpha)
+                    ax.barh(y, value, 0.15, color=COLOURS[colour], alpha=alpha)
                     ax.text(value, y, f' {times_text(value)}', va='center', fontsize=_SMALL - 1, color=INK)
         _names(ax, models, band=0.27)
         ax.set_xlim(0, 1.15 * longest)
         ax.set_xlabel('speed-up over the dense twin', fontsize=_SMALL, color=INK)
-        handles = [ax.barh(0, 0, color=_COLOURS[colour], alpha=alpha) for _, _, colour, alpha in bars]
+        handles = [ax.barh(0, 0, color=COLOURS[colour], alpha=alpha) for _, _, colour, alpha in bars]
         legend(figure, handles, [name for name, *_ in bars])
         figures.append(figure)
     return figures
@@ -124,13 +124,13 @@ def plot_realised(run: Run) -> list['Figure']:
     figures = []
     for setting, by_arch in sorted(lines.items()):
         figure, ax = panel(2.4, setting_text(setting), legend=True)
-        ax.grid(axis='y', color=_MUTED, alpha=0.3, linewidth=0.6)
-        ax.axhline(100, linewidth=0.8, color=_MUTED, zorder=0)
+        ax.grid(axis='y', color=MUTED, alpha=0.3, linewidth=0.6)
+        ax.axhline(100, linewidth=0.8, color=MUTED, zorder=0)
         for arch, line in by_arch.items():
             i, x = archs.index(arch), sorted(line)
             ax.plot(
-                x, [100 * line[part] for part in x], color=_COLOURS[i % len(_COLOURS)],
-                marker=_MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)], linewidth=1.4, markersize=5, label=arch,
+                x, [100 * line[part] for part in x], color=COLOURS[i % len(COLOURS)],
+                marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)], linewidth=1.4, markersize=5, label=arch,
             )  # fmt: skip
         ax.set_xscale('log', base=2)
         ax.set_xticks(parts, [str(part) for part in parts])
@@ -162,20 +162,20 @@ def plot_latency(run: Run) -> list['Figure']:
         here = [row for row in rows if setting_of(row) == setting]
         models = list(dict.fromkeys(row.model for row in here))
         figure, ax = panel((0.3 + 0.11 * len(names)) * len(models), setting_text(setting), legend=True)
-        ax.grid(axis='x', color=_MUTED, alpha=0.3, linewidth=0.6)
+        ax.grid(axis='x', color=MUTED, alpha=0.3, linewidth=0.6)
         for i in range(1, len(models)):
-            ax.axhline(i - 0.53, color=_MUTED, alpha=0.3, linewidth=0.6)
+            ax.axhline(i - 0.53, color=MUTED, alpha=0.3, linewidth=0.6)
         share = 0.62 / len(names)
         for row in here:
             j = names.index(name(row))
-            y, colour = models.index(row.model) - 0.2 + share * (j + 0.5), _COLOURS[j % len(_COLOURS)]
+            y, colour = models.index(row.model) - 0.2 + share * (j + 0.5), COLOURS[j % len(COLOURS)]
             ax.plot([row.ms_p20 or row.ms_median, row.ms_p80 or row.ms_median], [y, y], color=colour, linewidth=1.4)
-            marker = _MARKERS[(j + j // len(_COLOURS)) % len(_MARKERS)]
+            marker = MARKERS[(j + j // len(COLOURS)) % len(MARKERS)]
             ax.plot([row.ms_median], [y], color=colour, marker=marker, markersize=4.5, linestyle='none')
         _names(ax, models, band=0.22)
         _scale(ax, lowest, highest)
         ax.set_xlabel('ms', fontsize=_SMALL, color=INK)
-        styles = [(_COLOURS[j % len(_COLOURS)], _MARKERS[(j + j // len(_COLOURS)) % len(_MARKERS)])
+        styles = [(COLOURS[j % len(COLOURS)], MARKERS[(j + j // len(COLOURS)) % len(MARKERS)])
                   for j in range(len(names))]  # fmt: skip
         handles = [ax.plot([], [], color=c, marker=m, markersize=4.5, linestyle='none')[0] for c, m in styles]
         legend(figure, handles, names, columns=3)
@@ -209,10 +209,10 @@ def plot_layers(run: Run) -> list['Figure']:
     for (setting, model), here in sorted(panels.items()):
         shapes = list(dict.fromkeys(map(layer_text, here)))
         figure, ax = panel(0.4 * len(shapes), f'{model.removeprefix("hetconv_")}, {setting_text(setting)}', False)
-        ax.axvline(100, linewidth=0.8, color=_MUTED, zorder=0)
+        ax.axvline(100, linewidth=0.8, color=MUTED, zorder=0)
         for i, shape in enumerate(shapes):
             share = max(row.realised or 0 for row in here if layer_text(row) == shape)
-            ax.barh(i + 0.12, 100 * share, 0.44, color=_COLOURS[0])
+            ax.barh(i + 0.12, 100 * share, 0.44, color=COLOURS[0])
             ax.text(100 * share, i + 0.12, f' {percent_text(share)}', va='center', fontsize=_SMALL - 1, color=INK)
         _names(ax, shapes, band=0.12)
         ax.set_xlim(0, 115 * longest)

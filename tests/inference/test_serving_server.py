@@ -152,3 +152,24 @@ def test_other_networks_answer_as_offline(server, kind):
     classes = client.infer(kind, [given]).as_numpy('class')
     (logits,) = session.run(None, {INPUT: prepared})
     np.testing.assert_array_equal(classes, np.argsort(-logits, 1, kind='stable')[:, :5])
+
+
+def test_requests_of_unequal_sizes_make_one_batch(tmp_path):
+    """Each gets its own part back."""
+    images = np.random.default_rng(7).standard_normal((6, 3, 32, 32), np.float32)
+    with Server(tmp_path, Settings(max_batch=6, delay_us=2_000_000)) as server:
+        (wanted,) = make_session(server.network.SerializeToString(), 1).run(None, {INPUT: images})
+        answers = {}
+
+        def ask(first, last):
+            answers[first] = server.ask('grpc', 'net_engine', images[first:last], 'FP32', ['logits'])[0]
+
+        threads = [threading.Thread(target=ask, args=cut) for cut in ((0, 1), (1, 3), (3, 6))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for first, last in ((0, 1), (1, 3), (3, 6)):
+            np.testing.assert_allclose(answers[first], wanted[first:last], rtol=1e-4, atol=1e-5)
+        (stats,) = server.client('http')[1].get_inference_statistics('net_engine')['model_stats']
+        assert (stats['inference_count'], stats['execution_count']) == (7, 2)  # and the warm-up
