@@ -21,6 +21,7 @@ TESTS := tests/test_imports.py tests/timm_hetconv tests/inference tests/calib te
 # Triton Inference Server has packages of its own, an older NumPy among them.
 SERVE_VENV := .venv-serve
 MODEL ?= hetconv_resnet20_cifar_p4.cifar10_jpeg
+NAME ?= cifar
 
 # On a machine with an NVIDIA GPU, apart from .venv: onnxruntime-gpu and onnxruntime are one import name.
 GPU_VENV := .venv-gpu
@@ -69,11 +70,16 @@ $(VENV)/.bench: $(SOURCES) | $(VENV)/pyvenv.cfg
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,rtx,dev,bindings]'
-	touch $@ $(VENV)/.bench
+	touch $@ $(VENV)/.bench $(VENV)/.serve
 
-serve: $(VENV)/.bench $(SERVE_VENV)/.ready
+$(VENV)/.serve: $(SOURCES) | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,serve]'
+	touch $@
+
+serve: $(VENV)/.serve $(SERVE_VENV)/.ready
 	mkdir -p $(OUT)
-	$(BIN)/hetconv deploy $(MODEL) --to $(OUT)/models
+	@# Once: what was activated since then is not undone.
+	[ -d $(OUT)/models/$(NAME) ] || $(BIN)/hetconv deploy $(MODEL) --to $(OUT)/models --name $(NAME)
 	$(BIN)/hetconv serve $(OUT)/models --python $(SERVE_VENV)/bin/python
 
 $(SERVE_VENV)/.ready: | $(VENV)/pyvenv.cfg

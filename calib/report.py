@@ -2,14 +2,20 @@
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inference.export import metadata
+from inference.export import METADATA_KEY, metadata
 
 from .calibrate import Calibrated, Options
 from .data import Arrays, Folder
 
-__all__ = ['report_of', 'show', 'to_json']
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ['describe', 'report_of', 'show', 'to_json']
+
+# Of a report, what the INT8 file says of itself.
+MEASURED = ('evaluated_images', 'top1_float', 'top1_int8', 'agreement')
 
 
 def report_of(name: str, options: Options, result: Calibrated, images: 'Folder | Arrays', seed: int) -> dict[str, Any]:
@@ -68,6 +74,15 @@ def _finite(value: float | None) -> float | None:
 def to_json(report: dict[str, Any]) -> bytes:
     """For a file."""
     return json.dumps(report, indent=1).encode() + b'\n'
+
+
+def describe(proto: 'onnx.ModelProto', said: dict[str, Any]) -> None:
+    """Write into an INT8 network what it costs, for its model card."""
+    import onnx
+
+    info = metadata(proto)
+    info['int8'] = {**info.get('int8', {}), **{key: said[key] for key in MEASURED}}
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(info, sort_keys=True)})
 
 
 def show(report: dict[str, Any], worst: int = 5) -> str:

@@ -12,7 +12,7 @@ from .cli_build import build
 from .cli_calibrate import calibrate
 from .cli_client import client, page
 from .cli_common import Checkpoint, Model, require_parent
-from .cli_deploy import activate, deploy, serve
+from .cli_deploy import activate, deploy, serve, versions
 from .cli_loadtest import loadtest
 from .cli_reproduce import reproduce
 from .errors import UserError
@@ -140,7 +140,7 @@ def export(
 app.command()(build)  # of cli_build.py
 app.command()(calibrate)  # of cli_calibrate.py
 app.command()(reproduce)  # of cli_reproduce.py
-for command in (deploy, activate, serve, client, page, loadtest):  # of cli_deploy.py and those beside it
+for command in (deploy, activate, versions, serve, client, page, loadtest):  # of cli_deploy.py and those beside it
     app.command()(command)
 
 

@@ -84,7 +84,7 @@ def calibrate(
     from calib.data import has_parts, open_source
     from calib.presets import preset_of
     from calib.ranges import method_of
-    from calib.report import report_of, show, to_json
+    from calib.report import describe, report_of, show, to_json
 
     preset_of(preset), method_of(method)  # before images are read
     facts = metadata(proto)
@@ -101,6 +101,7 @@ def calibrate(
     said = report_of(model.name, options, result, found, seed)
     files = {output.with_suffix('.json'): to_json(said)}
     if result.passed:
+        describe(result.model, said)
         files[output] = result.model.SerializeToString()
     else:
         output.unlink(missing_ok=True)  # of an earlier run: nobody is to take it for this one's

@@ -1,5 +1,6 @@
 """`hetconv deploy` and `hetconv serve`: a model repository of Triton Inference Server, and a server with it."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -8,7 +9,7 @@ import typer
 from .cli_common import Checkpoint
 from .errors import UserError, unknown
 
-__all__ = ['activate', 'deploy', 'serve']
+__all__ = ['activate', 'deploy', 'serve', 'versions']
 
 Repository = Annotated[Path, typer.Option('--to', help='Model repository, a folder.', show_default=False)]
 
@@ -56,7 +57,9 @@ def deploy(
     """Write a model repository for Triton Inference Server, or a new version of a model in it."""
     from .serving.config import BACKENDS, Settings
     from .serving.measure import measure as measure_network
+    from .serving.repository import check_name
     from .serving.repository import deploy as write
+    from .serving.repository import versions as versions_of
     from .summary import within_text
 
     plan = Path(model).suffix.lower() == '.engine'
@@ -69,7 +72,8 @@ def deploy(
         )
     words = None if labels is None else _lines(labels)
     settings = Settings(max_batch, instances, threads, delay_us, queue, timeout_ms, top_k)
-    name = name or Path(model).name.removesuffix('.onnx').removesuffix('.engine')
+    name = Path(model).name.removesuffix('.onnx').removesuffix('.engine') if name is None else name
+    check_name(name)
     if plan:
         network, facts, error, notes = _plan(model, checkpoint, max_batch)
     else:
@@ -77,8 +81,19 @@ def deploy(
     measured = None
     if measure and not plan:
         measured = measure_network(network.SerializeToString(), facts['input_size'], settings)
+    before = versions_of(to, name)
     version = write(network, facts, to, name, engine, words, settings, notes, measured)
-    print(f'{to}: {name} version {version} for {engine}, {within_text(error, "the exported model")}' + _speed(measured))
+    again = ', which was there already' * (version in before)
+    weights = facts.get('weights', 'unknown')
+    print(
+        f'{to}: {name} version {version}{again}, {facts.get("architecture", model)} with weights {weights}, '
+        f'for {engine}, {within_text(error, "the exported model")}' + _speed(measured)
+    )
+    if weights == 'random':
+        print(
+            'hetconv: the weights are random: --checkpoint, or the tag of weights that ship, has others',
+            file=sys.stderr,
+        )
 
 
 def activate(
@@ -91,6 +106,20 @@ def activate(
 
     change(to, name, version)
     print(f'{to}: {name} is version {version}')
+
+
+def versions(
+    name: Annotated[str, typer.Argument(help='Name of the model.', show_default=False)],
+    to: Repository,
+) -> None:
+    """List the versions of a deployed model; a star stands before the one that is served."""
+    from .serving.repository import served_version
+    from .serving.repository import versions as numbers
+    from .serving.version import describe_version
+
+    served = served_version(to, name)
+    for number in numbers(to, name):
+        print(f'{"*" if number == served else " "} {number}  {describe_version(to / f"{name}_engine" / str(number))}')
 
 
 def serve(

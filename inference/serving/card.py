@@ -25,10 +25,7 @@ def card(facts: dict[str, Any], engine: str, labels: Sequence[str], settings: An
         head.append(f'license: {facts["license"]}')
     about = [facts.get('description') or f'Weights: {weights}; nothing is known of their accuracy.']
     if 'int8' in facts:
-        about = [
-            f'Of the float network: {about[0]}',
-            'Quantised to INT8 by `hetconv calibrate`, which says what that costs.',
-        ]
+        about = [f'Of the float network: {about[0]}', _int8(facts['int8'])]
     rows = [
         ('engine', engine),
         ('weights', weights),
@@ -53,3 +50,15 @@ def card(facts: dict[str, Any], engine: str, labels: Sequence[str], settings: An
             'and an image of something else gets one of these classes all the same.', '',
         ]
     )  # fmt: skip
+
+
+def _int8(facts: dict[str, Any]) -> str:
+    words = 'Quantised to INT8 by `hetconv calibrate`'
+    if facts.get('top1_int8') is not None:
+        images = f'{facts["evaluated_images"]:,} images'
+        return f'{words}: top-1 {facts["top1_int8"]:.2f}%, in float {facts["top1_float"]:.2f}%, on {images}.'
+    if facts.get('agreement') is not None:
+        return (
+            f'{words}: {facts["agreement"]:.2f}% of {facts["evaluated_images"]:,} images in the same class as in float.'
+        )
+    return f'{words}.'

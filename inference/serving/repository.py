@@ -26,7 +26,7 @@ from .version import MEASURED, ROLES, check_version, config_name, step_files, to
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['activate', 'deploy', 'served_version', 'versions']
+__all__ = ['activate', 'check_name', 'deploy', 'served_version', 'versions']
 
 _FACTS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')
 
@@ -57,16 +57,13 @@ def deploy(
         measured: Of `measure.measure`; it alone may differ where all else is the same.
 
     Returns:
-        The version's number; that of the one that is served, where it is the same.
+        The version's number; that of one that is there, where it is the same.
 
     Raises:
         UserError: A name that Triton does not take, another number of labels than of classes, images that would be
             prepared in a way that is not supported, or a network of this name which takes or gives something else.
     """
-    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*', name):
-        raise UserError(f'{name!r} cannot be the name of a model: letters, digits, _, . and - make one')
-    if name.endswith(tuple(f'_{role}' for role in ROLES)):
-        raise UserError(f'{name!r} cannot be the name of a model: its steps are called _{", _".join(ROLES)}')
+    check_name(name)
     settings = settings or Settings()
     if labels is None:
         labels = facts.get('label_names') or [str(number) for number in range(facts['num_classes'])]
@@ -87,8 +84,10 @@ def deploy(
     files = version_files(network, facts, engine, labels, settings, texts, notes)
     _make(folder)
     _refuse_another(folder, name, fixed)
-    if (number := _same_as_served(folder, name, files)) is not None:
-        return number
+    if (same := _same(folder, name, files)) is not None:
+        if same != served_version(folder, name):
+            _publish(folder, name, texts, same)
+        return same
     if measured is not None:
         files[MEASURED] = to_json(measured)
     own = folder / f'{name}_engine'
@@ -130,17 +129,18 @@ def _max_batch(config: str) -> int:
     return int(match[1]) if match else 0
 
 
-def _same_as_served(folder: Path, name: str, files: dict[str, bytes]) -> int | None:
-    """The version that is served, where it has these very files and is whole."""
-    try:
-        number = served_version(folder, name)
+def _same(folder: Path, name: str, files: dict[str, bytes]) -> int | None:
+    """The newest version that has these very files and is whole."""
+    for number in reversed(versions(folder, name)):
         own = folder / f'{name}_engine' / str(number)
-        if (own / 'manifest.json').read_bytes() != files['manifest.json']:
-            return None
-        check_version(own)
-    except (OSError, UserError):
-        return None
-    return number
+        try:
+            if (own / 'manifest.json').read_bytes() == files['manifest.json']:
+                check_version(own)
+                served_version(folder, name)
+                return number
+        except (OSError, UserError):
+            continue
+    return None
 
 
 def _renew_steps(folder: Path, fixed: dict[str, dict[str, bytes]]) -> None:
@@ -187,6 +187,7 @@ def activate(folder: Path, name: str, version: int) -> None:
     Raises:
         UserError: There is no such version, or it is damaged.
     """
+    check_name(name)
     served_version(folder, name)
     there = versions(folder, name)
     if version not in there:
@@ -197,6 +198,14 @@ def activate(folder: Path, name: str, version: int) -> None:
     roles = {'': name, **{role: f'{name}_{role}' for role in ROLES}}
     texts = {model: (own / config_name(role)).read_text(encoding='utf-8') for role, model in roles.items()}
     _publish(folder, name, texts, version)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError where Triton, or one of the steps, would not take it."""
+    if not re.fullmatch(r'[A-Za-z0-9][A-Za-z0-9_.-]*', name):
+        raise UserError(f'{name!r} cannot be the name of a model: letters, digits, _, . and - make one')
+    if name.endswith(tuple(f'_{role}' for role in ROLES)):
+        raise UserError(f'{name!r} cannot be the name of a model: its steps are called _{", _".join(ROLES)}')
 
 
 def check_preparation(facts: dict[str, Any]) -> None:

@@ -1,11 +1,14 @@
 """Start Triton Inference Server: the binary that is there, or that of the package nvidia-pytriton."""
 
+import functools
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,14 +118,37 @@ def run(
     Returns:
         The exit code.
     """
+    for option, port in vars(ports).items():
+        _check_free('127.0.0.1' if option == 'metrics' else host, port, option)
+    say = functools.partial(print, 'hetconv:', file=sys.stderr, flush=True)
+
+    def ready() -> str | None:
+        where = host if host != '0.0.0.0' else '127.0.0.1'
+        try:
+            with urllib.request.urlopen(f'http://{where}:{ports.http}/v2/health/ready', timeout=1):
+                return f'ready: {where}:{ports.http} (HTTP), :{ports.grpc} (gRPC), metrics at 127.0.0.1:{ports.metrics}'
+        except OSError:
+            return None
+
     with tempfile.TemporaryDirectory(prefix='hetconv-triton-') as backends:
         command, environment = command_of(repository, ports, host, python, shared_memory, Path(backends))
         try:
-            return watch(
-                start_of(command, environment), lambda line: print(f'hetconv: {line}', file=sys.stderr, flush=True)
-            )
+            return watch(start_of(command, environment), say, ready)
         except OSError as error:
             raise UserError(f'{command[0]} cannot be started: {error.strerror}') from error
+
+
+def _check_free(host: str, port: int, option: str) -> None:
+    """Raises UserError where something listens there: Triton would say so late, and among much else."""
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f'port {port} at {host} cannot be had ({error.strerror}): --{option} picks another'
+            ) from error
 
 
 def _look(python: Path) -> tuple[Path, str, str, str]:

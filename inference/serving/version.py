@@ -13,7 +13,16 @@ from .config import BACKENDS, Settings
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['ROLES', 'MEASURED', 'check_version', 'config_name', 'step_files', 'to_json', 'version_files']
+__all__ = [
+    'ROLES',
+    'MEASURED',
+    'check_version',
+    'config_name',
+    'describe_version',
+    'step_files',
+    'to_json',
+    'version_files',
+]
 
 STEPS = Path(__file__).parent / 'steps'
 ROLES = ('prepare', 'engine', 'labels')
@@ -73,6 +82,23 @@ def check_version(folder: Path) -> None:
                 raise UserError(f'{folder / file} is damaged: its checksum is not that of manifest.json')
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f'{folder} is no complete version: {error}') from error
+
+
+def describe_version(folder: Path) -> str:
+    """A line: engine, network, weights, and what is wrong with it."""
+    try:
+        manifest = json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))
+        facts = manifest['model']
+        words = (
+            f'{manifest["engine"]}, {facts.get("architecture", "a network")}, weights {facts.get("weights", "unknown")}'
+        )
+        words += ', INT8' * ('int8' in facts)
+        check_version(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 'no complete version'
+    except UserError as error:
+        return f'{words}; {error}'
+    return words
 
 
 def config_name(role: str) -> str:

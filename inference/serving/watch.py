@@ -40,12 +40,17 @@ class Backend:
     dead: bool = False
 
 
-def watch(start: Callable[[], subprocess.Popen], say: Callable[[str], None]) -> int:
+def watch(
+    start: Callable[[], subprocess.Popen],
+    say: Callable[[str], None],
+    ready: Callable[[], str | None] = lambda: None,
+) -> int:
     """Run a server until it ends by itself or is told to end by SIGINT or SIGTERM.
 
     Args:
         start: Starts it.
         say: Called with a line for every misfortune.
+        ready: What is to be said when the server is ready; None until then.
 
     Returns:
         The exit code: 0 after a signal.
@@ -66,7 +71,7 @@ def watch(start: Callable[[], subprocess.Popen], say: Callable[[str], None]) -> 
             server = start()
             if told:  # before there was one to tell
                 server.send_signal(told[0])
-            known = _look_after(server, say)
+            known = _look_after(server, say, ready)
             code = server.wait()
             _tidy(known)
             if told:
@@ -105,13 +110,19 @@ def start_of(command: list[str], environment: dict[str, str]) -> Callable[[], su
     return start
 
 
-def _look_after(server: subprocess.Popen, say: Callable[[str], None]) -> dict[int, Backend]:
+def _look_after(
+    server: subprocess.Popen, say: Callable[[str], None], ready: Callable[[], str | None]
+) -> dict[int, Backend]:
     """Until it ends; all backends that were seen."""
     known: dict[int, Backend] = {}
     dead: set[int] = set()
     said: set[int] = set()
+    announced = False
     while server.poll() is None:
         alive = backends_of(server.pid, known)
+        if not announced and (line := ready()):
+            say(line)
+            announced = True
         for backend in alive:
             known[backend.pid] = backend
         # Twice in a row: one that ends in order is gone at the second look.

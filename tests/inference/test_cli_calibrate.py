@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from inference.export import save_model
+from inference.export import metadata, save_model
 
 MODEL = 'hetconv_resnet20_cifar_p4'
 
@@ -65,6 +65,11 @@ def test_a_model_and_its_report(folder, tmp_path):
     assert len(report['calibration_sha256']) == 64
     assert {layer['name'] for layer in report['layers']} >= {'stem.0', 'stages.0.0.conv1', 'fc'}
     assert all(layer['sqnr_db'] > 5 for layer in report['layers'])
+    # What a model card says of it is in the file.
+    said = metadata(proto)['int8']
+    assert said['agreement'] == report['agreement']
+    assert (said['evaluated_images'], said['top1_int8']) == (32, None)
+    assert said['preset'] == 'cpu'
 
 
 def test_one_that_loses_too_much_is_not_handed_over(folder, tmp_path):

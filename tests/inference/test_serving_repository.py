@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import sys
 import tempfile
 
@@ -101,14 +102,31 @@ def test_the_ensemble_never_takes_more_than_its_steps(repository, monkeypatch, b
     assert all(ensemble <= steps for ensemble, steps in seen)
 
 
-def test_the_same_again_is_the_version_that_is_served(repository):
+def test_the_same_again_is_the_version_that_is_there(repository):
     before = files(repository)
     assert deploy(network(), FACTS, repository, 'net', 'portable') == 1
     assert files(repository) == before
-    assert deploy(network(1.0), FACTS, repository, 'net', 'portable') == 2
-    assert deploy(network(), FACTS, repository, 'net', 'portable') == 3  # not what is served
-    (repository / 'net_engine' / '3' / 'model.onnx').write_bytes(b'')
-    assert deploy(network(), FACTS, repository, 'net', 'portable') == 4  # nor is a damaged one
+    assert deploy(network(1.0), FACTS, repository, 'net', 'portable', settings=Settings(max_batch=2)) == 2
+    assert deploy(network(), FACTS, repository, 'net', 'portable') == 1  # it is served again, and its settings are back
+    assert served_version(repository, 'net') == 1
+    assert {path.parent.name: path.read_bytes() for path in repository.glob('*/config.pbtxt')} == {
+        path.partition('/')[0]: data for path, data in before.items() if path.endswith('/config.pbtxt')
+    }
+    (repository / 'net_engine' / '1' / 'model.onnx').write_bytes(b'')
+    assert deploy(network(), FACTS, repository, 'net', 'portable') == 3  # not a damaged one
+
+
+def test_versions_are_listed(repository):
+    deploy(network(1.0), {**FACTS, 'architecture': 'net', 'int8': {}}, repository, 'net', 'portable')
+    activate(repository, 'net', 1)
+    (repository / 'net_engine' / '2' / 'model.onnx').write_bytes(b'')
+    (repository / 'net_engine' / '3').mkdir()
+    result = CliRunner().invoke(app, ['versions', 'net', '--to', str(repository)])
+    first, second, third = result.stdout.splitlines()
+    assert first == '* 1  portable, a network, weights unknown'
+    assert second.startswith('  2  portable, net, weights unknown, INT8; ')
+    assert second.endswith('model.onnx is damaged: its checksum is not that of manifest.json')
+    assert third == '  3  no complete version'
 
 
 def test_no_folder_is_empty(repository):
@@ -238,7 +256,10 @@ def test_the_command(tmp_path):
     arguments += ['--name', 'cifar']
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert re.search(r'cifar version 1 for ort-cpu, within .* ms an image on 1 thread here', result.stdout)
+    assert re.search(
+        r'cifar version 1, hetconv_resnet20_cifar_p4 with weights cifar10_jpeg, for ort-cpu, within .* ms an image',
+        result.stdout,
+    )
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
     files_of_engine = {'network.onnx', 'libhetconv.so', 'model.py', '__pycache__', 'README.md'}
@@ -257,6 +278,28 @@ def test_the_command(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ('said', 'words'),
+    [
+        (
+            dict(top1_int8=79.58, top1_float=79.72, agreement=98.8, evaluated_images=10000),
+            'top-1 79.58%, in float 79.72%',
+        ),
+        (
+            dict(top1_int8=None, top1_float=None, agreement=98.8, evaluated_images=99),
+            '98.80% of 99 images in the same class',
+        ),
+        (dict(), 'Quantised to INT8 by `hetconv calibrate`.'),
+    ],
+)
+def test_the_card_of_an_int8_network(tmp_path, said, words):
+    facts = {**FACTS, 'description': 'Trained on cats: top-1 80%.', 'int8': said}
+    deploy(network(), facts, tmp_path / 'models', 'net', 'portable')
+    card = (tmp_path / 'models' / 'net_engine' / '1' / 'README.md').read_text()
+    assert 'Of the float network: Trained on cats' in card
+    assert words in card
+
+
 def engine_file(folder):
     """A plan that no TensorRT made, with what `hetconv build` writes beside one."""
     options = BuildOptions('tensorrt', precision='fp16', lowering='plugin', sms=(86,), profiles=((1, 4, 8),))
@@ -270,7 +313,8 @@ def test_an_engine_of_tensorrt(tmp_path):
     path = engine_file(tmp_path)
     result = CliRunner().invoke(app, ['deploy', str(path), '--to', str(tmp_path / 'models')])
     assert result.exit_code == 0, result.output
-    assert 'net version 1 for tensorrt' in result.stdout
+    assert 'net version 1, ' in result.stdout
+    assert 'for tensorrt' in result.stdout
     folder = tmp_path / 'models' / 'net_engine' / '1'
     assert (folder / 'model.plan').read_bytes() == path.read_bytes()
     assert 'for SM 86 and TensorRT 10.9.0' in (folder / 'README.md').read_text()
@@ -297,6 +341,9 @@ def test_an_engine_that_cannot_be_served(tmp_path, arguments, words):
         (['deploy', 'hetconv_resnet20_cifar_p4', '--engine', 'tensorrt'], '--engine tensorrt takes a file of'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--engine', 'ort-gpu'], "unknown engine to deploy 'ort-gpu'"),
         (['deploy', 'nothing.onnx'], 'nothing.onnx: No such file'),
+        (['deploy', 'hetconv_resnet20_cifar_p4', '--name', ''], "'' cannot be the name of a model"),
+        (['activate', 'a/b', '1'], "'a/b' cannot be the name of a model"),
+        (['versions', 'net'], 'has no model net'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--labels', 'nothing.txt'], 'nothing.txt cannot be read as text'),
         (['activate', 'net', '1'], 'has no model net'),
     ],
@@ -328,6 +375,18 @@ def test_mistakes_with_a_server(tmp_path, arguments, words):
     result = CliRunner().invoke(app, ['serve', str(tmp_path), *arguments])
     assert isinstance(result.exception, UserError), result.output
     assert words in str(result.exception)
+
+
+def test_a_port_that_is_taken_is_named(tmp_path, monkeypatch):
+    (tmp_path / 'tritonserver').write_text('')
+    (tmp_path / 'tritonserver').chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(app, ['serve', str(tmp_path), '--http', '0', '--grpc', port, '--metrics', '0'])
+    assert f'port {port} at 127.0.0.1 cannot be had (Address already in use): --grpc picks another' in str(
+        result.exception
+    )
 
 
 def test_there_is_no_server(tmp_path, monkeypatch):
