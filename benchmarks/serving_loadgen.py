@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_AT_ONCE = 32  # of Offline: fewer than wait at most
+SHARES = (0.9, 0.75, 0.6, 0.45, 0.3)  # of the throughput: what a search would find is in the other loads
 QUERIES = 800  # below some 700 LoadGen is not sure of a 99th percentile
 
 
@@ -42,12 +43,12 @@ class UnderTest:
         mlperf_loadgen.QuerySamplesComplete([mlperf_loadgen.QuerySampleResponse(number, 0, 0)])
 
 
-def offline(url: str, model: str, images: Sequence[bytes], seconds: float) -> dict[str, Any]:
+def offline(url: str, model: str, images: Sequence[bytes], seconds: float, capacity: float) -> dict[str, Any]:
     """All samples at once: how many a second."""
 
     def settings(test: Any, kinds: Any) -> None:
         test.scenario = kinds.Offline
-        test.offline_expected_qps = 40
+        test.offline_expected_qps = 1.2 * capacity  # so many samples that they last as long as is asked
 
     return _run('Offline', url, model, images, seconds, settings)
 
@@ -57,7 +58,7 @@ def server_search(
 ) -> list[dict[str, Any]]:
     """Random requests at falling rates, down from the capacity, until LoadGen calls one valid."""
     rows = []
-    for share in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5):
+    for share in SHARES:
 
         def settings(test: Any, kinds: Any, rate: float = share * capacity) -> None:
             test.scenario = kinds.Server

@@ -43,6 +43,8 @@ def table(result: dict[str, Any], soak: dict[str, Any]) -> str:
     lines = [f'| images a second | {" | ".join(heads)} |', f'|{"---|" * (len(heads) + 1)}']
     for words, values in rates.items():
         cells = [_rate(values[name], values[first] if name != first else None) for name in models]
+        if words.startswith('LoadGen, Server'):
+            cells = [cell or _invalid(result['loadgen'], name) for cell, name in zip(cells, models)]
         lines.append(f'| {words} | {" | ".join(cells)} |')
     macs = {name: closed[name].macs for name in models}
     theory = [times_text(macs[first] / macs[name]) if macs[name] != macs[first] else 'dense' for name in models]
@@ -64,6 +66,11 @@ def _rate(value: float | None, base: float | None) -> str:
     return f'{value:.1f}' + (f' (**{times_text(value / base)}**)' if base else '')
 
 
+def _invalid(rows: list[dict[str, Any]], name: str) -> str:
+    tried = [row['target_qps'] for row in rows if row['model'] == name and row['scenario'] == 'Server']
+    return f'none valid, down to {min(tried):.1f}' if tried else ''
+
+
 def _how(result: dict[str, Any]) -> str:
     environment, settings = result['environment'], result['settings']
     starts = sorted(result['cold_start_seconds'])
@@ -75,6 +82,8 @@ def _how(result: dict[str, Any]) -> str:
         f'{statistics.median(starts):.1f} s after the command ({starts[0]:.1f} to {starts[-1]:.1f} s, {len(starts)} '
         'starts). Every load with its histogram: '
         '[benchmarks/results/serving.json](../benchmarks/results/serving.json).'
+        + " LoadGen's rows are of a server started anew minutes later."
+        * bool(result.get('loadgen_apart'))
     )
 
 
