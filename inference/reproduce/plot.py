@@ -32,8 +32,10 @@ def plot_accuracy(groups: Sequence[Group]) -> bytes:
     group = max(groups, key=lambda group: len(group.rows))
     figure, ax = panel(2.6, f'{group.arch}, {group.epochs} epochs, {group.data}', True)
     handles, names = [], []
+    far = _far(group.rows)
+    shown = [row for row in group.rows if row not in far]
     for kind, (colour, marker, name) in _KINDS.items():
-        rows = [row for row in group.rows if _kind(row) == kind]
+        rows = [row for row in shown if _kind(row) == kind]
         if not rows:
             continue
         for row in rows:
@@ -58,8 +60,21 @@ def plot_accuracy(groups: Sequence[Group]) -> bytes:
     ax.tick_params(axis='x', which='minor', labelsize=8.5, color=INK, labelcolor=INK)
     ax.grid(axis='y', color=ONE_COLOUR, alpha=0.15)
     ax.margins(x=0.1, y=0.12)
+    for i, row in enumerate(far):  # at the edge, with its number
+        words = f'↓ {row.conv} {row.mean:.2f}'
+        place = dict(xycoords=('data', 'axes fraction'), textcoords='offset points', fontsize=7)
+        ax.annotate(words, (row.macs / 1e6, 0), (4, 4 + 9 * i), color=_KINDS[_kind(row)][0], **place)
     legend(figure, handles, names, columns=2)
     return stand_alone(to_svg(figure)).encode()
+
+
+def _far(rows: Sequence[Row]) -> list[Row]:
+    """Those so far below the others that these would lie in a line."""
+    order = sorted(rows, key=lambda row: row.mean, reverse=True)
+    for i in range(2, len(order)):
+        if order[i - 1].mean - order[i].mean > 2 * (order[0].mean - order[i - 1].mean) > 0:
+            return order[i:]
+    return []
 
 
 def _label(ax: Any, rows: Sequence[Row], colour: str) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from inference import cli
 from inference.errors import UserError
+from inference.reproduce.plot import _far
 from inference.reproduce.report import write_accuracy
 from inference.reproduce.results import Epoch, Result
 from inference.reproduce.summary import Row, claims, difference, groups
@@ -126,6 +127,22 @@ def test_page_and_picture(tmp_path):
     result_ = CliRunner().invoke(cli.app, ['report', str(tmp_path / 'results'), '-o', str(tmp_path / 'docs')])
     assert result_.exit_code == 0, result_.output
     assert [path.read_bytes() for path in (page, picture)] == again
+
+
+@pytest.mark.parametrize(
+    ('means', 'far'),
+    [
+        ((84, 82, 79, 46), 1),
+        ((84, 82, 79, 46, 40), 2),
+        ((84, 82, 79, 74), 0),
+        ((84, 46), 0),
+        ((84, 84, 46), 0),
+        ((), 0),
+    ],
+)
+def test_rows_far_below_are_shown_at_the_edge(means, far):
+    rows = [row(mean) for mean in means]
+    assert _far(rows[::-1]) == rows[len(rows) - far :]
 
 
 def test_nothing_half_written(tmp_path):
