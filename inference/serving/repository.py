@@ -175,7 +175,7 @@ def served_version(folder: Path, name: str) -> int:
     try:
         match = re.search(r'versions: \[(\d+)\]', path.read_text(encoding='utf-8'))
     except OSError as error:
-        raise UserError(f'{folder} has no model {name}: {path}: {error.strerror}') from error
+        raise UserError(f'{folder} has no model {name} of `hetconv deploy` ({error.strerror})') from error
     if match is None:
         raise UserError(f'{path} names no version: it was not written by `hetconv deploy`')
     return int(match[1])

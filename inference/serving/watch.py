@@ -45,7 +45,7 @@ def watch(
     say: Callable[[str], None],
     ready: Callable[[], str | None] = lambda: None,
 ) -> int:
-    """Run a server until it ends by itself or is told to end by SIGINT or SIGTERM.
+    """Run a server until SIGINT or SIGTERM tells it to end, or it has ended by itself soon after each of three starts.
 
     Args:
         start: Starts it.
