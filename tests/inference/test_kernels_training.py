@@ -73,8 +73,12 @@ def assert_close(result, expected, what):
 
 
 def run(seed, isa):
-    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    g = draw_geometry(draw)
+    draw = random.Random(seed)
+    check(draw_geometry(draw), draw, isa, seed)
+
+
+def check(g, draw, isa, seed):
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator)
@@ -110,6 +114,16 @@ def run(seed, isa):
 def test_random_layers(isa):
     for seed in range(60):
         run(seed, isa)
+
+
+@pytest.mark.parametrize('isa', ISAS)
+@pytest.mark.parametrize('channels', [(32, 32, 2), (64, 64, 4), (51, 60, 3), (40, 96, 2), (16, 48, 1)])
+@pytest.mark.parametrize('size', [(4, 4), (7, 10), (9, 5), (12, 33)])
+def test_groups_that_fill_vectors(isa, channels, size):
+    """For these the gradient to the weights is Winograd's, with tiles over the edges of odd sizes, channels that fill no
+    whole vectors, and blocks that end inside an image."""
+    g = training.Geometry(*channels, (3, 3), (1, 1), (1, 1), 6, *size)
+    check(g, random.Random(0), isa, 0)
 
 
 @pytest.mark.long

@@ -1,19 +1,19 @@
 // The gradient of a HetConv layer to its weights: for every tap, products of gradients and the inputs that the tap
-// sees, summed over all pixels. The centre takes all pairs of channels, the other taps those of one group.
+// sees, summed over all pixels. The centre takes all pairs of channels, the other taps those of one group. Where groups
+// fill vectors, Winograd's algorithm takes the nine taps of a group's pairs at once, and the centre the other pairs.
 //
 // The work is cut by pixels into shares, each of which has sums of its own, and where the weights are many by output
 // channels. The cuts depend on the shapes alone, so a result is the same with any number of threads.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <new>
 #include <vector>
 
 #include "buffer.h"
+#include "gradient_tiles.h"
 #include "layer.h"
-#include "outer_around.h"
 
 namespace hetconv {
 namespace HETCONV_ISA {
@@ -21,20 +21,19 @@ namespace HETCONV_ISA {
 class WeightGradient {
  public:
   WeightGradient(const LayerShape& shape, const GradientRun& run)
-      : s_(shape),
-        run_(run),
-        m_(shape.in_channels / shape.part),
-        n_(shape.out_channels / shape.part),
-        seen_(taps() + 1) {
-    add_tiles();
-    rows_ = run.batch * run.out_height;
+      : s_(shape), run_(run), m_(shape.in_channels / shape.part), n_(shape.out_channels / shape.part), tiles_(s_, run) {
+    // A line is a row of pixels, or two that tiles of 2x2 share.
+    line_rows_ = tiles_.winograd() ? kTileSide : 1;
+    lines_of_image_ = (run.out_height + line_rows_ - 1) / line_rows_;
+    lines_ = run.batch * lines_of_image_;
     const int64_t pixel_bytes = 4ll * (int64_t{s_.in_channels} * s_.stride[0] * s_.stride[1] + s_.out_channels);
-    const int64_t pixels = std::clamp<int64_t>(kBlockBytes / pixel_bytes, kLeastPixels, kMostPixels);
-    block_rows_ = std::clamp<int64_t>(pixels / run.out_width, 1, std::max<int64_t>(rows_, 1));
-    blocks_ = (rows_ + block_rows_ - 1) / block_rows_;
-    shares_ = std::clamp<size_t>(kMostSums / floats_, 1, std::clamp<int64_t>(blocks_, 1, kPieces));
+    const int64_t least = tiles_.winograd() ? kLeastPointPixels : kLeastPixels;
+    const int64_t pixels = std::clamp<int64_t>(kBlockBytes / pixel_bytes, least, kMostPixels);
+    block_lines_ = std::clamp<int64_t>(pixels / (run.out_width * line_rows_), 1, std::max<int64_t>(lines_, 1));
+    blocks_ = (lines_ + block_lines_ - 1) / block_lines_;
+    shares_ = std::clamp<size_t>(kMostSums / tiles_.floats(), 1, std::clamp<int64_t>(blocks_, 1, kPieces));
     parts_ = std::min((kPieces + shares_ - 1) / shares_, tiles_.size());
-    sums_ = Buffer(shares_ * floats_);
+    sums_ = Buffer(shares_ * tiles_.floats());
   }
 
   size_t items() const { return shares_ * parts_; }
@@ -54,23 +53,28 @@ class WeightGradient {
   void item(size_t i) {
     const size_t share = i / parts_, part = i % parts_, first = first_tile(part), last = first_tile(part + 1);
     std::vector<std::vector<PixelRun>> runs(taps());
-    const Buffer border(seen_.back() ? border_floats() : 0);
+    const Buffer border(tiles_.around() ? border_floats() : 0);
+    GradientPoints points(s_, run_, m_, tiles_.winograd() ? block_lines_ : 0);
     const int64_t end = blocks_ * static_cast<int64_t>(share + 1) / static_cast<int64_t>(shares_);
     for (int64_t b = blocks_ * static_cast<int64_t>(share) / static_cast<int64_t>(shares_); b < end; b++) {
-      const int64_t begin_row = b * block_rows_, end_row = std::min(rows_, begin_row + block_rows_);
+      const int64_t begin_line = b * block_lines_, end_line = std::min(lines_, begin_line + block_lines_);
+      const int64_t begin_row = row_of(begin_line), end_row = row_of(end_line);
       for (int tap = 0; tap < taps(); tap++) {
-        if (seen_[tap]) find_runs(tap, begin_row, end_row, runs[tap]);
+        if (tiles_.alone(tap)) find_runs(tap, begin_row, end_row, runs[tap]);
       }
+      points.start(begin_line, end_line);
       for (size_t t = first; t < last; t++) {
         const Tile& tile = tiles_[t];
-        if (tile.tap == taps()) {
-          run_around(tile, begin_row, end_row, border.data(), sums_.data() + share * floats_ + tile.sums);
-          continue;
+        float* sums = sums_.data() + share * tiles_.floats() + tile.sums;
+        if (tile.kind == Tile::kAround) {
+          run_around(tile, begin_row, end_row, border.data(), sums);
+        } else if (tile.kind == Tile::kPoints) {
+          run_points(tile, points, sums);
+        } else {
+          const std::vector<PixelRun>& seen = runs[tile.tap];
+          tile.function({seen.data(), seen.size(), tile.channel, tile.out, int64_t{s_.stride[1]} * s_.in_channels,
+                         s_.out_channels, std::min(s_.out_channels, kWidth), tile.lane.data(), sums});
         }
-        const std::vector<PixelRun>& seen = runs[tile.tap];
-        tile.function({seen.data(), seen.size(), tile.channel, tile.out, int64_t{s_.stride[1]} * s_.in_channels,
-                       s_.out_channels, std::min(s_.out_channels, kWidth), tile.lane.data(),
-                       sums_.data() + share * floats_ + tile.sums});
       }
     }
   }
@@ -79,9 +83,9 @@ class WeightGradient {
   void finish(size_t part) {
     for (size_t t = first_tile(part); t < first_tile(part + 1); t++) {
       float* sum = sums_.data() + tiles_[t].sums;
-      const size_t size = static_cast<size_t>(tiles_[t].rows) * tiles_[t].vectors * kWidth;
+      const size_t size = tiles_[t].floats();
       for (size_t share = 1; share < shares_; share++) {
-        const float* other = sum + share * floats_;
+        const float* other = sum + share * tiles_.floats();
         for (size_t i = 0; i < size; i++) sum[i] += other[i];
       }
       write(tiles_[t], sum);
@@ -89,100 +93,26 @@ class WeightGradient {
   }
 
  private:
-  struct Tile {
-    int tap;  // or the number of taps, for all but the centre: rows are [tap][channel] then
-    int out, vectors, channel, rows;
-    int begin, end;  // lanes that are this tile's to write
-    bool lanes;      // row i is the i-th channel of each lane's own group
-    std::array<int32_t, kWidth> lane;
-    OuterFunction function;
-    size_t sums;
-  };
+  using Tile = GradientTile;
 
   int taps() const { return s_.kernel[0] * s_.kernel[1]; }
   size_t first_tile(size_t part) const { return tiles_.size() * part / parts_; }
 
-  void add(Tile tile, int channels) {
-    const int most = kRows[tile.vectors - 1], steps = (channels + most - 1) / most, from = tile.channel;
-    for (int step = 0; step < steps; step++) {
-      const int i = channels * step / steps;
-      tile.channel = from + i, tile.rows = channels * (step + 1) / steps - i;
-      if (s_.out_channels < kWidth) {
-        tile.function = outer_part_of(tile.rows);
-      } else {
-        tile.function = tile.vectors == 2 ? outer_of<2>(tile.rows) : outer_of<1>(tile.rows);
-      }
-      push(tile);
-    }
+  int64_t row_of(int64_t line) const {
+    return line / lines_of_image_ * run_.out_height + line % lines_of_image_ * line_rows_;
   }
 
-  void push(Tile& tile) {
-    tile.sums = floats_;
-    floats_ += static_cast<size_t>(tile.rows) * tile.vectors * kWidth;
-    seen_[tile.tap] = true;
-    tiles_.push_back(tile);
-  }
-
-  // Cuts output channels [begin, end) into tiles of up to `most` vectors. A last one that is not full reaches back over
-  // the one before.
-  template <class Use>
-  static void cut_vectors(int begin, int end, int most, Use use) {
-    for (int i = begin; i < end;) {
-      const int vectors = end - i > kWidth && end - begin >= 2 * kWidth ? most : 1;
-      const int width = vectors * kWidth, out = std::max(std::min(i, end - width), 0);
-      use(Tile{0, out, vectors, 0, 0, i - out, std::min(end - out, width), false, {}, nullptr, 0});
-      i = out + width;
+  void run_points(const Tile& tile, GradientPoints& points, float* sums) const {
+    const int channel = (tile.out + tile.begin) / n_ * m_;
+    points.fill(channel, tile.out, tile.vectors);
+    for (int p = 0; p < kTilePoints; p++, sums += tile.set_floats()) {
+      const PixelRun run = points.at(p);
+      tile.function({&run, 1, tile.channel - channel, 0, m_, tile.vectors * kWidth, kWidth, nullptr, sums});
     }
-  }
-
-  void add_tiles() {
-    cut_vectors(0, s_.out_channels, 2, [&](Tile tile) {
-      tile.tap = taps() / 2;
-      add(tile, s_.in_channels);
-    });
-    for (int tap = 0; tap < taps(); tap++) {
-      if (tap == taps() / 2) continue;
-      auto use = [&](Tile tile) {
-        tile.tap = tap;
-        add_group_tile(tile);
-      };
-      if (n_ < kWidth) {
-        cut_vectors(0, s_.out_channels, 1, use);
-      } else {
-        for (int g = 0; g < s_.part; g++) cut_vectors(g * n_, (g + 1) * n_, 2, use);
-      }
-    }
-    // Those that read the same gradients follow each other.
-    std::stable_sort(tiles_.begin(), tiles_.end(), [](const Tile& a, const Tile& b) { return a.out < b.out; });
-  }
-
-  void add_group_tile(Tile tile) {
-    const int group = (tile.out + tile.begin) / n_, last = (tile.out + tile.end - 1) / n_;
-    const int first = tile.out / n_ * m_, span = (last + 1) * m_ - first;
-    if (group != last && tile.vectors == 1 && span <= kWidth && s_.in_channels >= kWidth && s_.out_channels >= kWidth) {
-      tile.lanes = true, tile.rows = m_, tile.function = outer_lanes_of(m_);
-      tile.channel = std::min(first, s_.in_channels - kWidth);
-      for (int j = 0; j < kWidth; j++) tile.lane[j] = std::min((tile.out + j) / n_, last) * m_ - tile.channel;
-      if (can_around()) {
-        if (tile.tap) return;  // the first tap's tile is that of all
-        tile.tap = taps(), tile.rows = kAroundTaps * m_;
-      }
-      push(tile);
-    } else {  // all channels of its groups; those that are another group's are not written
-      tile.channel = group * m_;
-      add(tile, (last - group + 1) * m_);
-    }
-  }
-
-  bool can_around() const {
-    for (int i = 0; i < 2; i++) {
-      if (s_.kernel[i] != 3 || s_.stride[i] != 1 || s_.dilation[i] != 1) return false;
-    }
-    return true;
   }
 
   int64_t border_row() const { return (run_.width + 2) * kWidth; }
-  size_t border_floats() const { return (std::min(block_rows_, run_.height) + 2) * border_row(); }
+  size_t border_floats() const { return (std::min(block_lines_, run_.height) + 2) * border_row(); }
 
   // All taps but the centre, for these rows of the input. `border` has zeros left and right, where nothing is written.
   void run_around(const Tile& tile, int64_t begin, int64_t end, float* border, float* sums) const {
@@ -226,14 +156,15 @@ class WeightGradient {
     }
   }
 
-  void write(const Tile& t, const float* sums) const {
-    if (t.tap == taps()) {
+  void write(const Tile& t, float* sums) const {
+    if (t.kind == Tile::kPoints) points_to_taps(sums, t.set_floats());
+    if (t.kind != Tile::kTap) {
       Tile one = t;
-      one.rows = m_;
+      one.kind = Tile::kTap;
       for (one.tap = 0; one.tap < taps(); one.tap++) {
-        if (one.tap == taps() / 2) continue;
+        if (t.kind == Tile::kAround && one.tap == taps() / 2) continue;
         write(one, sums);
-        sums += m_ * kWidth;
+        sums += t.set_floats();
       }
       return;
     }
@@ -256,17 +187,16 @@ class WeightGradient {
 
   // Pixels whose inputs and gradients stay in the cache while all tiles pass over them; enough for a tile's sums not to
   // be fetched and stored too often.
-  static constexpr int64_t kBlockBytes = 192 << 10, kLeastPixels = 64, kMostPixels = 1024;
+  static constexpr int64_t kBlockBytes = 192 << 10, kLeastPixels = 64, kLeastPointPixels = 256, kMostPixels = 1024;
   // Pieces of work, and floats of all shares' sums.
   static constexpr size_t kPieces = 16, kMostSums = 1 << 20;
 
   LayerShape s_;
   GradientRun run_;
   int m_, n_;
-  std::vector<Tile> tiles_;
-  std::vector<char> seen_;  // by a tile's tap, whether there is such a tile
-  size_t floats_ = 0, shares_, parts_;
-  int64_t rows_, block_rows_, blocks_;
+  GradientTiles tiles_;
+  size_t shares_, parts_;
+  int64_t line_rows_, lines_of_image_, lines_, block_lines_, blocks_;
   Buffer sums_;
   std::atomic<bool> failed_{false};
 };
