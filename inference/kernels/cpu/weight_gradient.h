@@ -186,7 +186,8 @@ class WeightGradient {
   }
 
   // Pixels whose inputs and gradients stay in the cache while all tiles pass over them; enough for a tile's sums not to
-  // be fetched and stored too often. With twice as many points a sixtieth would be gained, but long sums are less exact.
+  // be fetched and stored too often. With twice as many points a sixtieth would be gained, but long sums are less
+  // exact.
   static constexpr int64_t kBlockBytes = 192 << 10, kLeastPixels = 64, kLeastPointPixels = 128, kMostPixels = 1024;
   // Pieces of work, and floats of all shares' sums.
   static constexpr size_t kPieces = 16, kMostSums = 1 << 20;
