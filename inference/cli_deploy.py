@@ -40,17 +40,29 @@ def deploy(
         typer.Option(help="Text file, a label a line. Default: the weights' own, or numbers.", show_default=False),
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, max=65536, help='Images a run at most.')] = 8,
-    instances: Annotated[int, typer.Option(min=1, max=1024, help='Runs at a time.')] = 1,
+    instances: Annotated[int, typer.Option(min=1, max=1024, help='Runs at a time.')] = 2,
     threads: Annotated[int, typer.Option(min=1, max=1024, help='Threads of a run.')] = 1,
     delay_us: Annotated[
         int, typer.Option(min=0, max=10_000_000, help='Microseconds that a request waits for others.')
     ] = 0,
     queue: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help='Requests that wait at most; more are refused at once.')
-    ] = 64,
+        Optional[int],
+        typer.Option(
+            min=1,
+            max=1_000_000,
+            help='Requests that wait at most; more are refused at once. Default: 64, with one instance no limit.',
+            show_default=False,
+        ),
+    ] = None,
     timeout_ms: Annotated[
-        int, typer.Option(min=1, max=3_600_000, help='Milliseconds that a request waits at most.')
-    ] = 2000,
+        Optional[int],
+        typer.Option(
+            min=1,
+            max=3_600_000,
+            help='Milliseconds that a request waits at most. Default: 2000, with one instance no limit.',
+            show_default=False,
+        ),
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help='Classes in an answer.')] = 5,
     measure: Annotated[bool, typer.Option(help='Write down how long the network takes here.')] = True,
 ) -> None:
@@ -70,8 +82,13 @@ def deploy(
         raise UserError(
             '--engine tensorrt takes a file of `hetconv build --engine tensorrt`, .engine, and only it does'
         )
+    if instances == 1 and (queue or timeout_ms):
+        raise UserError(
+            '--queue and --timeout-ms need two instances or more: with one, Triton pauses for half a second at a time '
+            'before what waits in a limited queue'
+        )
     words = None if labels is None else _lines(labels)
-    settings = Settings(max_batch, instances, threads, delay_us, queue, timeout_ms, top_k)
+    settings = Settings(max_batch, instances, threads, delay_us, queue or 64, timeout_ms or 2000, top_k)
     name = Path(model).name.removesuffix('.onnx').removesuffix('.engine') if name is None else name
     check_name(name)
     if plan:

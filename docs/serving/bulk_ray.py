@@ -41,10 +41,9 @@ def model_files(repository: Path, name: str) -> dict[str, bytes]:
     engine = repository / f'{name}_engine' / re.search(r'versions: \[(\d+)\]', config)[1]
     if not (engine / 'network.onnx').exists():
         sys.exit(f'{engine} has no network.onnx: `hetconv deploy` with --engine ort-cpu or onnxruntime writes one')
-    steps = [repository / f'{name}_prepare' / '1', repository / f'{name}_labels' / '1']
-    paths = [steps[0] / 'prepare.py', steps[0] / 'facts.json', steps[1] / 'labels.txt', engine / 'network.onnx']
     # A network of standard operators has no library.
-    return {path.name: path.read_bytes() for path in [*paths, *engine.glob('libhetconv.so')]}
+    names = ['prepare.py', 'facts.json', 'labels.txt', 'network.onnx', *(p.name for p in engine.glob('libhetconv.so'))]
+    return {name: (engine / name).read_bytes() for name in names}
 
 
 def read(batch: pa.Table, filesystem: pyarrow.fs.FileSystem) -> pa.Table:

@@ -17,7 +17,6 @@ from .shared_memory import Region
 __all__ = ['PORTS', 'Answer', 'Client', 'GoneError', 'LateError', 'address', 'one_line', 'read_image']
 
 PORTS = {'http': 8000, 'grpc': 8001}
-STEPS = ('prepare', 'engine', 'labels')
 # Seconds; the server gives requests up after two.
 GRACE = 3.0
 
@@ -91,7 +90,7 @@ class Client:
             index = self._client.get_model_repository_index(**self._limit)
             models = getattr(index, 'models', index)  # of gRPC a message
             ready = {_of(model, 'name') for model in models if _of(model, 'state') == 'READY'}
-            return sorted(name for name in ready if all(f'{name}_{step}' in ready for step in STEPS))
+            return sorted(name for name in ready if f'{name}_engine' in ready)
 
     def only_model(self) -> str:
         """The ensemble of `hetconv deploy`, where there is one.

@@ -1,4 +1,4 @@
-"""config.pbtxt of the four models that serve a network: see repository.py."""
+"""config.pbtxt of the models that serve a network: see repository.py."""
 
 import json
 from collections.abc import Sequence
@@ -26,6 +26,11 @@ class Backend:
     kind: str = 'KIND_CPU'
     threads: str | None = None
 
+    @property
+    def whole(self) -> bool:
+        """Whether images are prepared and labelled in the process that runs the network."""
+        return self.name == 'python'
+
 
 # By engine.
 BACKENDS = {
@@ -42,7 +47,8 @@ class Settings:
 
     Attributes:
         max_batch: Images a run at most; more requests wait.
-        instances: Runs at a time, each with its own threads.
+        instances: Runs at a time, each with its own threads. With one, the queue has no limits: Triton then looks at a
+            limited queue when a request comes or half a second has passed, but not when the instance is free again.
         threads: Of a run.
         delay_us: Microseconds that a request waits for others to make a batch; 0 takes what is there.
         queue: Requests that wait at most; more are refused at once with UNAVAILABLE.
@@ -51,7 +57,7 @@ class Settings:
     """
 
     max_batch: int = 8
-    instances: int = 1
+    instances: int = 2
     threads: int = 1
     delay_us: int = 0
     queue: int = 64
@@ -63,7 +69,7 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     """By model the text of its config.pbtxt, without versions.
 
     Args:
-        name: Of the ensemble that clients call; `<name>_engine` takes prepared tensors.
+        name: Of the ensemble that clients call; `<name>_engine` takes prepared tensors as well, or alone.
         facts: Metadata of the exported network.
         engine: One of `BACKENDS`.
         settings: How it is served.
@@ -73,23 +79,31 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     image, tensor = ('image', 'BYTES', [1]), ('input', 'FP32', size)
     logits = ('logits', 'FP32', [classes])
     answer = [('class', 'INT32', [k]), ('label', 'BYTES', [k]), ('score', 'FP32', [k])]
-    network = _batching(settings, f'max_queue_delay_microseconds: {settings.delay_us}')
-    network += _group(settings.instances, backend.kind) + _warm_up(size)
+    engine = _batching(settings, f'max_queue_delay_microseconds: {settings.delay_us}')
+    engine += _group(settings.instances, backend.kind) + _warm_up(size)
     if backend.threads:
-        network += _parameter(backend.threads, settings.threads)
+        engine += _parameter(backend.threads, settings.threads)
     # For clients that put measured times beside what they should be.
-    network += _parameter('macs', facts['macs'])
+    engine += _parameter('macs', facts['macs'])
+    names = {key: key for key, _, _ in answer}
+    if backend.whole:
+        step = (f'{name}_engine', {'image': 'image'}, names)
+        head = _model(f'{name}_engine', backend.name, settings, [image, tensor], [*answer, logits], ' optional: true')
+        return {
+            f'{name}_engine': head + engine + _parameter('top_k', k),
+            name: _model(name, None, settings, [image], answer) + _ensemble([step]),
+        }
     steps = [
         (f'{name}_prepare', {'image': 'image'}, {'input': 'prepared'}),
         (f'{name}_engine', {'input': 'prepared'}, {'logits': 'logits'}),
-        (f'{name}_labels', {'logits': 'logits'}, {key: key for key, _, _ in answer}),
+        (f'{name}_labels', {'logits': 'logits'}, names),
     ]
     return {
         f'{name}_prepare': _model(f'{name}_prepare', 'python', settings, [image], [tensor])
         # Images wait here as well. One a run: the first need not wait until the others are prepared.
         + _batching(settings, 'preferred_batch_size: [1]')
         + _group(settings.instances),
-        f'{name}_engine': _model(f'{name}_engine', backend.name, settings, [tensor], [logits]) + network,
+        f'{name}_engine': _model(f'{name}_engine', backend.name, settings, [tensor], [logits]) + engine,
         f'{name}_labels': _model(f'{name}_labels', 'python', settings, [logits], answer)
         + _group(1)
         + _parameter('top_k', k),
@@ -102,14 +116,16 @@ def with_versions(config: str, versions: Sequence[int]) -> str:
     return config + f'version_policy {{ specific {{ versions: {list(versions)} }} }}\n'
 
 
-def _model(name: str, backend: str | None, settings: Settings, inputs: list[Any], outputs: list[Any]) -> str:
-    def ports(kind: str, values: list[Any]) -> str:
-        lines = [f'  {{ name: {_text(n)} data_type: TYPE_{_type(t)} dims: {dims} }}' for n, t, dims in values]
+def _model(
+    name: str, backend: str | None, settings: Settings, inputs: list[Any], outputs: list[Any], optional: str = ''
+) -> str:
+    def ports(kind: str, values: list[Any], more: str = '') -> str:
+        lines = [f'  {{ name: {_text(n)} data_type: TYPE_{_type(t)} dims: {dims}{more} }}' for n, t, dims in values]
         return f'{kind} [\n' + ',\n'.join(lines) + '\n]\n'
 
     kind = f'backend: {_text(backend)}\n' if backend else 'platform: "ensemble"\n'
     head = f'name: {_text(name)}\n{kind}max_batch_size: {settings.max_batch}\n'
-    return head + ports('input', inputs) + ports('output', outputs)
+    return head + ports('input', inputs, optional) + ports('output', outputs)
 
 
 def _type(name: str) -> str:
@@ -125,11 +141,12 @@ def _group(count: int, kind: str = 'KIND_CPU') -> str:
 
 
 def _batching(settings: Settings, how: str) -> str:
-    return (
-        f'dynamic_batching {{\n  {how}\n  default_queue_policy {{\n'
+    limits = (
+        f'  default_queue_policy {{\n'
         f'    timeout_action: REJECT\n    default_timeout_microseconds: {settings.timeout_ms * 1000}\n'
-        f'    max_queue_size: {settings.queue}\n  }}\n}}\n'
+        f'    max_queue_size: {settings.queue}\n  }}\n'
     )
+    return f'dynamic_batching {{\n  {how}\n{limits * (settings.instances > 1)}}}\n'
 
 
 def _warm_up(size: list[int]) -> str:

@@ -1,8 +1,13 @@
 """A network as a model repository of Triton Inference Server.
 
     DIR/NAME/                  ensemble: an encoded image in, classes, labels and scores out
-    DIR/NAME_prepare/1/        the image as timm's transform prepares it
     DIR/NAME_engine/VERSION/   the network, its model card and manifest; a folder a version, one of which is served
+
+On a CPU the engine prepares the image and names the classes as well: as steps in processes of their own these add
+three milliseconds to a request. An engine in one of Triton's own backends takes tensors, and has a step before and one
+behind:
+
+    DIR/NAME_prepare/1/        the image as timm's transform prepares it
     DIR/NAME_labels/1/         the best classes
 
 A version is written beside and renamed, and served when config.pbtxt, replaced in one step, names it: a server that
@@ -19,16 +24,25 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import write_atomically
-from .config import Settings, configs, with_versions
+from .config import BACKENDS, Settings, configs, with_versions
 from .steps.prepare import INTERPOLATIONS
-from .version import MEASURED, ROLES, check_version, config_name, step_files, to_json, version_files
+from .version import (
+    MEASURED,
+    PREPARATION,
+    ROLES,
+    check_version,
+    config_name,
+    engine_of,
+    labels_files,
+    prepare_files,
+    to_json,
+    version_files,
+)
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = ['activate', 'check_name', 'deploy', 'served_version', 'versions']
-
-_FACTS = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')
 
 
 def deploy(
@@ -61,7 +75,7 @@ def deploy(
 
     Raises:
         UserError: A name that Triton does not take, another number of labels than of classes, images that would be
-            prepared in a way that is not supported, or a network of this name which takes or gives something else.
+            prepared in a way that is not supported, or a network of this name that is served in another way.
     """
     check_name(name)
     settings = settings or Settings()
@@ -73,17 +87,16 @@ def deploy(
         raise UserError('a label has more than one line')
     check_preparation(facts)
     texts = configs(name, facts, engine, settings)
-    kept = {key: facts[key] for key in _FACTS}
     fixed = {
         name: {
             'README.md': b'All is in the steps. Triton wants a version of the ensemble too, and object stores a file.\n'
-        },
-        f'{name}_prepare': {'facts.json': to_json(kept), **step_files('prepare_model', 'prepare')},
-        f'{name}_labels': {'labels.txt': '\n'.join([*labels, '']).encode(), **step_files('labels_model')},
+        }
     }
+    if not BACKENDS[engine].whole:
+        fixed.update({f'{name}_prepare': prepare_files(facts), f'{name}_labels': labels_files(labels)})
     files = version_files(network, facts, engine, labels, settings, texts, notes)
     _make(folder)
-    _refuse_another(folder, name, fixed)
+    _refuse_another(folder, name, engine, fixed)
     if (same := _same(folder, name, files)) is not None:
         if same != served_version(folder, name):
             _publish(folder, name, texts, same)
@@ -196,7 +209,8 @@ def activate(folder: Path, name: str, version: int) -> None:
     # Each has its own: another version may be for another backend, or of other threads.
     own = folder / f'{name}_engine' / str(version)
     roles = {'': name, **{role: f'{name}_{role}' for role in ROLES}}
-    texts = {model: (own / config_name(role)).read_text(encoding='utf-8') for role, model in roles.items()}
+    paths = {model: own / config_name(role) for role, model in roles.items()}
+    texts = {model: path.read_text(encoding='utf-8') for model, path in paths.items() if path.is_file()}
     _publish(folder, name, texts, version)
 
 
@@ -210,7 +224,7 @@ def check_name(name: str) -> None:
 
 def check_preparation(facts: dict[str, Any]) -> None:
     """Raises UserError where steps/prepare.py does not do what timm's transform would."""
-    missing = [key for key in _FACTS if key not in facts]
+    missing = [key for key in PREPARATION if key not in facts]
     if missing:
         raise UserError(f'the file says nothing about {", ".join(missing)}; export the model again')
     channels, height, width = facts['input_size']
@@ -222,8 +236,8 @@ def check_preparation(facts: dict[str, Any]) -> None:
         raise UserError(f'images of {channels} channels cannot be prepared; there are 1 and 3')
 
 
-def _refuse_another(folder: Path, name: str, fixed: dict[str, dict[str, bytes]]) -> None:
-    """Raises UserError where a step that all versions share would have to change, or a model is not of `deploy`."""
+def _refuse_another(folder: Path, name: str, engine: str, fixed: dict[str, dict[str, bytes]]) -> None:
+    """Raises UserError where steps that all versions share would have to change, or a model is not of `deploy`."""
     marks = {name: 'README.md', f'{name}_prepare': 'facts.json', f'{name}_labels': 'labels.txt'}
     for model, mark in marks.items():
         if (folder / model).is_dir() and not (folder / model / '1' / mark).is_file():
@@ -231,9 +245,14 @@ def _refuse_another(folder: Path, name: str, fixed: dict[str, dict[str, bytes]])
     own = folder / f'{name}_engine'
     if own.is_dir() and any(own.iterdir()) and not any(own.glob('*/manifest.json')):
         raise UserError(f'{own} was not written by `hetconv deploy`: give this one another --name')
+    others = {other for path in own.glob('*/manifest.json') if (other := engine_of(path.parent)) in BACKENDS}
+    if other := next((other for other in others if BACKENDS[other].whole != BACKENDS[engine].whole), None):
+        raise UserError(
+            f'{folder} has a {name} for {other}, of other steps than one for {engine}: give this one another --name'
+        )
     for model, file in list(marks.items())[1:]:
         path = folder / model / '1' / file
-        if path.is_file() and path.read_bytes() != fixed[model][file]:
+        if model in fixed and path.is_file() and path.read_bytes() != fixed[model][file]:
             raise UserError(
                 f'{folder} has a {name} with other images or labels ({path.relative_to(folder)}): '
                 'versions of a model share them; give this one another --name'

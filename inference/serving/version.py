@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     import onnx
 
 __all__ = [
-    'ROLES',
     'MEASURED',
+    'PREPARATION',
+    'ROLES',
     'check_version',
     'config_name',
     'describe_version',
-    'step_files',
+    'engine_of',
+    'labels_files',
+    'prepare_files',
     'to_json',
     'version_files',
 ]
@@ -27,6 +30,7 @@ __all__ = [
 STEPS = Path(__file__).parent / 'steps'
 ROLES = ('prepare', 'engine', 'labels')
 MEASURED = 'measured.json'  # not in the manifest: no two measurements are alike
+PREPARATION = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')  # facts that preparing an image takes
 
 
 def version_files(
@@ -58,8 +62,8 @@ def version_files(
         from ..kernels.cpu import library
 
         files['libhetconv.so'] = library().read_bytes()
-    if backend.name == 'python':
-        files.update(step_files('engine_model'))
+    if backend.whole:
+        files.update({**prepare_files(facts), **labels_files(labels), **step_files('whole_model')})
     for model, text in configs.items():
         role = next((role for role in ROLES if model.endswith(f'_{role}')), '')
         files[config_name(role)] = text.encode()
@@ -101,22 +105,45 @@ def describe_version(folder: Path) -> str:
     return words
 
 
+def engine_of(folder: Path) -> str | None:
+    """The engine that a version is for; None where it does not say."""
+    try:
+        return json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))['engine']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def config_name(role: str) -> str:
     """Of a file of a version: config.pbtxt of a step, or ('') of the ensemble, without versions."""
     return f'{role or "ensemble"}.pbtxt'
 
 
-def step_files(name: str, *others: str) -> dict[str, bytes]:
-    """Files of `steps` for a model's folder: model.py is `name`.
+def prepare_files(facts: dict[str, Any]) -> dict[str, bytes]:
+    """For the folder of a model that prepares images, and does no more."""
+    kept = {key: facts[key] for key in PREPARATION}
+    return {'facts.json': to_json(kept), 'prepare.py': _step('prepare'), **step_files('prepare_model')}
 
-    With them one that is called like Python's folder for byte code, which then is not made: a server that polls would
+
+def labels_files(labels: Sequence[str]) -> dict[str, bytes]:
+    """For the folder of a model that names classes, and does no more."""
+    text = '\n'.join([*labels, ''])
+    return {'labels.txt': text.encode(), 'labels.py': _step('labels'), **step_files('labels_model')}
+
+
+def step_files(name: str) -> dict[str, bytes]:
+    """model.py, of `steps`.
+
+    With it a file that is called like Python's folder for byte code, which then is not made: a server that polls would
     take it for a change of the model and load all again.
     """
-    files = {'model.py': name, **{f'{other}.py': other for other in others}}
     return {
-        **{file: (STEPS / f'{step}.py').read_bytes() for file, step in files.items()},
+        'model.py': _step(name),
         '__pycache__': b'Not a folder on purpose: Triton would load the model again when Python makes one.\n',
     }
+
+
+def _step(name: str) -> bytes:
+    return (STEPS / f'{name}.py').read_bytes()
 
 
 def to_json(value: Any) -> bytes:

@@ -120,8 +120,8 @@ def test_random_layers(isa):
 @pytest.mark.parametrize('channels', [(32, 32, 2), (64, 64, 4), (51, 60, 3), (40, 96, 2), (16, 48, 1)])
 @pytest.mark.parametrize('size', [(4, 4), (7, 10), (9, 5), (12, 33)])
 def test_groups_that_fill_vectors(isa, channels, size):
-    """For these the gradient to the weights is Winograd's, with tiles over the edges of odd sizes, channels that fill no
-    whole vectors, and blocks that end inside an image."""
+    """The gradient to the weights is Winograd's then: tiles over the edges of odd sizes, channels that fill no whole
+    vectors, blocks that end inside an image."""
     g = training.Geometry(*channels, (3, 3), (1, 1), (1, 1), 6, *size)
     check(g, random.Random(0), isa, 0)
 

@@ -134,8 +134,8 @@ def answers(output):
 
 def check(found, models, images):
     """Every image has the answer of the network offline; in batches of another size the order of sums may differ."""
-    facts = json.loads((models / 'net_prepare' / '1' / 'facts.json').read_text())
-    labels = (models / 'net_labels' / '1' / 'labels.txt').read_text().splitlines()
+    facts = json.loads((models / 'net_engine' / '1' / 'facts.json').read_text())
+    labels = (models / 'net_engine' / '1' / 'labels.txt').read_text().splitlines()
     session = make_session(models / 'net_engine' / '1' / 'network.onnx', 1)
     paths = [path for path in images.rglob('*') if path.suffix in ('.JPG', '.jpg', '.png')]
     assert found.keys() == {str(path) for path in paths}

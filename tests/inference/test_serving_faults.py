@@ -71,13 +71,12 @@ def stub_of(server, model):
     return next(child for child in stubs(server) if f'/{model}/' in ' '.join(child.cmdline()))
 
 
-@pytest.mark.parametrize('step', ['net_engine', 'net_prepare'])
-def test_a_killed_backend_comes_back(server, step):
-    """kill -9 of a process of a step: requests under way fail in words, and a few seconds later all are answered."""
+def test_a_killed_backend_comes_back(server):
+    """kill -9 of a model's process: requests under way fail in words, and a few seconds later all are answered."""
     wanted = right(server)
     with Clients(server) as clients:
         time.sleep(1)
-        stub_of(server, step).kill()
+        stub_of(server, 'net_engine').kill()
         time.sleep(8)
         end = time.monotonic()
         time.sleep(2)
@@ -86,7 +85,7 @@ def test_a_killed_backend_comes_back(server, step):
     assert not [words for at, _, words in clients.failures if at > end]
     said = {words for _, _, words in clients.failures}
     assert all('Stub process' in words or 'Request timeout expired' in words for words in said), said
-    assert f'the process of {step} version 1 has died: loaded anew' in server.log.read_text(errors='replace')
+    assert 'the process of net_engine version 1 has died: loaded anew' in server.log.read_text(errors='replace')
 
 
 def test_a_corrupt_version_is_refused_and_the_old_one_serves_on(server):

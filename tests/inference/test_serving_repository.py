@@ -49,6 +49,30 @@ def test_the_same_input_gives_the_same_bytes(repository, tmp_path):
     assert files(tmp_path / 'again') == files(repository)
 
 
+def test_a_network_on_a_cpu_is_one_process(tmp_path):
+    """All of a version is in its folder, so that each may have other images and labels."""
+    models = tmp_path / 'models'
+    deploy(network(), FACTS, models, 'net', 'onnxruntime')
+    first = files(models)
+    assert sorted(path.name for path in models.iterdir()) == ['net', 'net_engine']
+    assert deploy(network(), {**FACTS, 'mean': [0.1] * 3}, models, 'net', 'onnxruntime', list('abcdefghij')) == 2
+    own = models / 'net_engine' / '2'
+    assert (own / 'labels.txt').read_text().split() == list('abcdefghij')
+    assert json.loads((own / 'facts.json').read_text())['mean'] == [0.1] * 3
+    activate(models, 'net', 1)
+    assert first.items() <= files(models).items()
+
+
+@pytest.mark.parametrize('engines', [('portable', 'onnxruntime'), ('onnxruntime', 'portable')])
+def test_a_model_keeps_its_steps(tmp_path, engines):
+    """No server could go from the ones to the others without a failed request."""
+    deploy(network(), FACTS, tmp_path / 'models', 'net', engines[0])
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=f'for {engines[0]}, of other steps than one for {engines[1]}'):
+        deploy(network(), FACTS, tmp_path / 'models', 'net', engines[1])
+    assert files(tmp_path) == before
+
+
 def test_nothing_is_left_beside(repository, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['models']
     assert sorted(path.name for path in repository.iterdir()) == ['net', 'net_engine', 'net_labels', 'net_prepare']
@@ -71,7 +95,7 @@ def test_versions_go_forward_and_back(repository):
 def test_a_version_brings_its_own_settings_back(repository):
     configs_of = lambda: {path.parent.name: path.read_bytes() for path in repository.glob('*/config.pbtxt')}  # noqa: E731
     before = configs_of()
-    settings = Settings(max_batch=2, instances=2, threads=4, top_k=1, queue=3)
+    settings = Settings(max_batch=2, instances=3, threads=4, top_k=1, queue=3)
     deploy(network(1.0), FACTS, repository, 'net', 'portable', settings=settings)
     assert all(text != before[model] for model, text in configs_of().items())
     activate(repository, 'net', 1)
@@ -224,9 +248,12 @@ def test_tritons_own_parser_takes_the_configs():
     settings = Settings(max_batch=4, instances=2, threads=3, delay_us=50, queue=7, timeout_ms=90, top_k=3)
     for key, backend in BACKENDS.items():
         texts = configs('net', FACTS, key, settings)
+        assert set(texts) == {'net', 'net_engine', *(() if backend.whole else ('net_prepare', 'net_labels'))}
         parsed = {name: text_format.Parse(with_versions(text, [5]), pb.ModelConfig()) for name, text in texts.items()}
         engine = parsed['net_engine']
-        assert list(engine.input[0].dims) == [3, 32, 32]
+        dims = {port.name: list(port.dims) for port in engine.input}
+        assert dims == {'input': [3, 32, 32], **({'image': [1]} if backend.whole else {})}
+        assert all(port.optional == backend.whole for port in engine.input)
         assert engine.backend == backend.name
         kind = engine.instance_group[0].kind
         assert pb.ModelInstanceGroup.Kind.Name(kind) == ('KIND_GPU' if key == 'tensorrt' else 'KIND_CPU')
@@ -239,16 +266,28 @@ def test_tritons_own_parser_takes_the_configs():
         assert engine.model_warmup[0].inputs['input'].zero_data
         parameters = {key: value.string_value for key, value in engine.parameters.items()}
         assert parameters.pop('macs') == '1'
+        assert parameters.pop('top_k', None) == ('3' if backend.whole else None)
         assert parameters == ({backend.threads: '3'} if backend.threads else {})
-        assert parsed['net_prepare'].instance_group[0].count == 2
         steps = parsed['net'].ensemble_scheduling.step
-        assert [step.model_name for step in steps] == ['net_prepare', 'net_engine', 'net_labels']
         # Every name that a step takes or gives is one of that model's.
         for step in steps:
             model = parsed[step.model_name]
-            assert set(step.input_map) == {port.name for port in model.input}
-            assert set(step.output_map) == {port.name for port in model.output}
+            assert set(step.input_map) <= {port.name for port in model.input}
+            assert set(step.output_map) <= {port.name for port in model.output}
+        if backend.whole:
+            assert [step.model_name for step in steps] == ['net_engine']
+        else:
+            assert [step.model_name for step in steps] == ['net_prepare', 'net_engine', 'net_labels']
+            assert parsed['net_prepare'].instance_group[0].count == 2
+            assert parsed['net_labels'].parameters['top_k'].string_value == '3'
         assert [list(port.dims) for port in parsed['net'].output] == [[3]] * 3
+
+
+def test_one_instance_has_no_limited_queue():
+    """Triton would pause for half a second at a time, see docs/serving.md."""
+    for count in (1, 2):
+        for text in configs('net', FACTS, 'ort-cpu', Settings(instances=count)).values():
+            assert ('default_queue_policy' in text) == (count > 1 and 'dynamic_batching' in text)
 
 
 def test_the_command(tmp_path):
@@ -262,8 +301,10 @@ def test_the_command(tmp_path):
     )
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
-    files_of_engine = {'network.onnx', 'libhetconv.so', 'model.py', '__pycache__', 'README.md'}
-    assert set(manifest['files']) == files_of_engine | {f'{role}.pbtxt' for role in ('ensemble', *ROLES)}
+    assert set(manifest['files']) == {
+        'network.onnx', 'libhetconv.so', 'model.py', 'prepare.py', 'labels.py', 'facts.json', 'labels.txt',
+        '__pycache__', 'README.md', 'ensemble.pbtxt', 'engine.pbtxt',
+    }  # fmt: skip
     assert manifest['model']['macs'] == 13812352
     measured = json.loads((folder / 'measured.json').read_text())
     assert [row['batch'] for row in measured['rows']] == [1, 8]
@@ -273,9 +314,7 @@ def test_the_command(tmp_path):
     assert 'license: apache-2.0' in words
     assert '13,812,352' in words
     assert '10 classes: airplane, automobile' in words
-    assert (tmp_path / 'models' / 'cifar_labels' / '1' / 'labels.txt').read_text().split()[:3] == [
-        'airplane', 'automobile', 'bird',
-    ]  # fmt: skip
+    assert (folder / 'labels.txt').read_text().split()[:3] == ['airplane', 'automobile', 'bird']
 
 
 @pytest.mark.parametrize(
@@ -342,6 +381,7 @@ def test_an_engine_that_cannot_be_served(tmp_path, arguments, words):
         (['deploy', 'hetconv_resnet20_cifar_p4', '--engine', 'ort-gpu'], "unknown engine to deploy 'ort-gpu'"),
         (['deploy', 'nothing.onnx'], 'nothing.onnx: No such file'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--name', ''], "'' cannot be the name of a model"),
+        (['deploy', 'hetconv_resnet20_cifar_p4', '--instances', '1', '--queue', '4'], 'need two instances or more'),
         (['activate', 'a/b', '1'], "'a/b' cannot be the name of a model"),
         (['versions', 'net'], 'has no model net'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--labels', 'nothing.txt'], 'nothing.txt cannot be read as text'),

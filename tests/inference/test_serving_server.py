@@ -45,6 +45,112 @@ def test_what_it_answers_is_what_the_network_says(server, protocol):
 
 
 @pytest.mark.parametrize('protocol', ['http', 'grpc'])
+def test_the_engine_takes_images_and_tensors(server, protocol):
+    """One of the two, and gives what it is asked for."""
+    error = pytest.importorskip('tritonclient.utils').InferenceServerException
+    module, client = server.client(protocol)
+    prepared = prepare(encoded(2), server.facts)[None]
+    given = {
+        'image': module.InferInput('image', [1, 1], 'BYTES'),
+        'input': module.InferInput('input', [1, 3, 32, 32], 'FP32'),
+    }
+    given['image'].set_data_from_numpy(np.array([[encoded(2)]], dtype=object))
+    given['input'].set_data_from_numpy(prepared)
+    (wanted,) = make_session(server.network.SerializeToString(), 1).run(None, {INPUT: prepared})
+    for tensor in given.values():
+        for outputs in (['logits'], ['score', 'class'], ['logits', 'label']):
+            answer = client.infer('net_engine', [tensor], outputs=[module.InferRequestedOutput(x) for x in outputs])
+            found = answer.get_response()
+            found = found['outputs'] if protocol == 'http' else found.outputs
+            assert sorted(x['name'] if protocol == 'http' else x.name for x in found) == sorted(outputs)
+            if 'logits' in outputs:
+                np.testing.assert_array_equal(answer.as_numpy('logits'), wanted)
+    with pytest.raises(error, match='image or input has to be given, and not both'):
+        client.infer('net_engine', [*given.values()])
+
+
+def test_a_bad_image_among_others_is_answered_alone(tmp_path):
+    """All in one run of the network."""
+    error = pytest.importorskip('tritonclient.utils').InferenceServerException
+    images = [encoded(1), encoded(2)[:300], encoded(3), b'']
+    with Server(tmp_path, Settings(max_batch=4, instances=1, delay_us=2_000_000)) as server:
+        offline = make_session(server.network.SerializeToString(), 1)
+        answers = {}
+
+        def ask(number):
+            image = np.array([[images[number]]], dtype=object)
+            try:
+                answers[number] = server.ask('grpc', 'net_engine', image, 'BYTES', ['logits'])[0]
+            except error as words:
+                answers[number] = str(words)
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for number in (0, 2):
+            (wanted,) = offline.run(None, {INPUT: prepare(images[number], server.facts)[None]})
+            np.testing.assert_allclose(answers[number], wanted, rtol=1e-4, atol=1e-5)
+        assert 'damaged' in answers[1]
+        assert 'is empty' in answers[3]
+        (stats,) = server.client('http')[1].get_inference_statistics('net_engine')['model_stats']
+        assert (stats['inference_count'], stats['execution_count']) == (5, 2)  # and the warm-up
+
+
+STAND_IN = """
+import os
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def initialize(self, args):
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'model.onnx')
+        self.session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, 'input').as_numpy()
+            logits = self.session.run(None, {self.session.get_inputs()[0].name: x})[0]
+            answers.append(pb_utils.InferenceResponse([pb_utils.Tensor('logits', logits)]))
+        return answers
+"""
+
+
+def test_the_steps_around_an_engine_of_tritons_own(server):
+    """The backend of ONNX Runtime, which the server here has not, is stood in for by a few lines of Python."""
+    exported, facts = exported_of(MODEL, None), network(MODEL)[1]
+    lowered = to_portable(exported)
+    deploy(lowered, facts, server.repository.parent / 'elsewhere', 'steps', 'portable', LABELS)
+    engine = server.repository.parent / 'elsewhere' / 'steps_engine'
+    (engine / '1' / 'model.py').write_text(STAND_IN)
+    config = (engine / 'config.pbtxt').read_text()
+    assert 'backend: "onnxruntime"' in config
+    (engine / 'config.pbtxt').write_text(config.replace('backend: "onnxruntime"', 'backend: "python"'))
+    for model in ('steps_prepare', 'steps_engine', 'steps_labels', 'steps'):
+        (server.repository.parent / 'elsewhere' / model).rename(server.repository / model)
+    module, client = server.client('http')
+    server.wait(lambda: client.is_model_ready('steps'))
+    images = [encoded(5), encoded(6)]
+    given = module.InferInput('image', [2, 1], 'BYTES')
+    given.set_data_from_numpy(np.array(images, dtype=object)[:, None])
+    answer = client.infer('steps', [given])
+    session = onnxruntime.InferenceSession(lowered.SerializeToString(), providers=['CPUExecutionProvider'])
+    (logits,) = session.run(None, {INPUT: np.stack([prepare(image, facts) for image in images])})
+    order = np.argsort(-logits, 1, kind='stable')[:, :5]
+    np.testing.assert_array_equal(answer.as_numpy('class'), order)
+    assert [[text.decode() for text in row] for row in answer.as_numpy('label')] == [
+        [LABELS[i] for i in r] for r in order
+    ]
+    given.set_data_from_numpy(np.array([[b'junk'], [b'junk']], dtype=object))
+    error = pytest.importorskip('tritonclient.utils').InferenceServerException
+    with pytest.raises(error, match='no image'):
+        client.infer('steps', [given])
+
+
+@pytest.mark.parametrize('protocol', ['http', 'grpc'])
 @pytest.mark.parametrize(
     ('image', 'words'),
     [(b'', 'is empty'), (b'junk', 'no image'), (encoded(0)[:500], 'damaged')],
@@ -157,7 +263,7 @@ def test_other_networks_answer_as_offline(server, kind):
 def test_requests_of_unequal_sizes_make_one_batch(tmp_path):
     """Each gets its own part back."""
     images = np.random.default_rng(7).standard_normal((6, 3, 32, 32), np.float32)
-    with Server(tmp_path, Settings(max_batch=6, delay_us=2_000_000)) as server:
+    with Server(tmp_path, Settings(max_batch=6, instances=1, delay_us=2_000_000)) as server:
         (wanted,) = make_session(server.network.SerializeToString(), 1).run(None, {INPUT: images})
         answers = {}
 

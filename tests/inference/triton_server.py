@@ -103,7 +103,7 @@ class Server:
 
     def ask(self, protocol, name, tensor, kind, outputs, client=None):
         module, client = client or self.client(protocol)
-        given = module.InferInput({'net': 'image', 'net_engine': 'input'}[name], list(tensor.shape), kind)
+        given = module.InferInput('image' if kind == 'BYTES' else 'input', list(tensor.shape), kind)
         given.set_data_from_numpy(tensor)
         result = client.infer(name, [given])
         return [result.as_numpy(output) for output in outputs]

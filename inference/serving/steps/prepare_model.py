@@ -1,4 +1,4 @@
-"""Step 1 in Triton's Python backend: encoded images to tensors."""
+"""The step before an engine, in Triton's Python backend: encoded images to tensors."""
 
 import json
 import os
