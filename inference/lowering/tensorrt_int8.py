@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ..hetconv_op import DOMAIN, OP_TYPE
 from .chain import Chain, follow
 from .scaled import Scaled, activation_of, bias_of, describe, fits, weight_of
-from .tensorrt import insert_plugin, packed_weights
+from .tensorrt_plugin import insert_plugin, packed_weights
 from .walk import array_of, ints
 
 __all__ = ['to_int8_plugins']

@@ -93,7 +93,8 @@ def lower(proto: 'onnx.ModelProto', options: BuildOptions) -> Lowered:
     if options.lowering == 'portable':
         return Lowered(to_precision(to_portable(proto), options.precision), options, {}, notes)
     # The plugin: its nodes, and in `_network` its registration.
-    from ..lowering.tensorrt import NAMESPACE, to_tensorrt
+    from ..lowering.tensorrt import to_tensorrt
+    from ..lowering.tensorrt_plugin import NAMESPACE
 
     lowered = to_tensorrt(proto, options.precision, _plugin_sm(options))
     _check_plugins(lowered, options)

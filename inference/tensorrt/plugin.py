@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import UserError
 from ..kernels.gpu.aot import Variant, compile_kernel, for_target
 from ..kernels.gpu.tiles import ITEM, TILES, Layer, Tile, candidates, constants, is_even, tile_count
-from ..lowering.tensorrt import NAMESPACE, PLUGINS
+from ..lowering.tensorrt_plugin import NAMESPACE, PLUGINS
 
 __all__ = ['FORMATS', 'combinations', 'register', 'tactics']
 
