@@ -242,6 +242,7 @@ def overhead(repository: Path, name: str, images: list[bytes], rounds: int = 60)
     def over(served: str, base: str) -> float:
         return round(statistics.median(b - a for a, b in zip(times[base], times[served])), 3)
 
+    times.pop('between')
     medians = {key: round(statistics.median(values), 3) for key, values in times.items()}
     return {
         'model': name,

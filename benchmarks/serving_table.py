@@ -50,8 +50,10 @@ def table(result: dict[str, Any], soak: dict[str, Any]) -> str:
     theory = [times_text(macs[first] / macs[name]) if macs[name] != macs[first] else 'dense' for name in models]
     lines += [
         f'| theory, by FLOPs | {" | ".join(theory)} |',
-        f'| one request, ms | {" | ".join(ms_text(overhead[name]["served_ms"]) for name in models)} |',
-        f'| of it the server, ms | {" | ".join(ms_text(overhead[name]["overhead_ms"]) for name in models)} |',
+        _times('one request', 'served_ms', overhead),
+        _times('of it the server, over gRPC', 'overhead_ms', overhead),
+        _times('over HTTP', 'overhead_http_ms', overhead),
+        _times('a request that is nothing but served', 'nothing_ms', overhead),
         '',
         _how(result),
         '',
@@ -69,6 +71,10 @@ def _rate(value: float | None, base: float | None) -> str:
 def _invalid(rows: list[dict[str, Any]], name: str) -> str:
     tried = [row['target_qps'] for row in rows if row['model'] == name and row['scenario'] == 'Server']
     return f'none valid, down to {min(tried):.1f}' if tried else ''
+
+
+def _times(words: str, key: str, overhead: dict[str, Any]) -> str:
+    return f'| {words}, ms | {" | ".join(ms_text(row[key]) for row in overhead.values())} |'
 
 
 def _how(result: dict[str, Any]) -> str:

@@ -40,7 +40,9 @@ def deploy(
         typer.Option(help="Text file, a label a line. Default: the weights' own, or numbers.", show_default=False),
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, max=65536, help='Images a run at most.')] = 8,
-    instances: Annotated[int, typer.Option(min=1, max=1024, help='Runs at a time.')] = 2,
+    instances: Annotated[
+        int, typer.Option(min=1, max=1024, help='Runs at a time; with one the queue has no limits.')
+    ] = 2,
     threads: Annotated[int, typer.Option(min=1, max=1024, help='Threads of a run.')] = 1,
     delay_us: Annotated[
         int, typer.Option(min=0, max=10_000_000, help='Microseconds that a request waits for others.')

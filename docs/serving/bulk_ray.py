@@ -39,11 +39,11 @@ def model_files(repository: Path, name: str) -> dict[str, bytes]:
     """What a worker needs of the version that is served, by file."""
     config = (repository / f'{name}_engine' / 'config.pbtxt').read_text(encoding='utf-8')
     engine = repository / f'{name}_engine' / re.search(r'versions: \[(\d+)\]', config)[1]
-    if not (engine / 'network.onnx').exists():
-        sys.exit(f'{engine} has no network.onnx: `hetconv deploy` with --engine ort-cpu or onnxruntime writes one')
+    names = ['network.onnx', 'prepare.py', 'facts.json', 'labels.txt']
+    if missing := next((name for name in names if not (engine / name).exists()), None):
+        sys.exit(f'{engine} has no {missing}: `hetconv deploy` with --engine ort-cpu or onnxruntime writes one')
     # A network of standard operators has no library.
-    names = ['prepare.py', 'facts.json', 'labels.txt', 'network.onnx', *(p.name for p in engine.glob('libhetconv.so'))]
-    return {name: (engine / name).read_bytes() for name in names}
+    return {path.name: path.read_bytes() for path in [*map(engine.joinpath, names), *engine.glob('libhetconv.so')]}
 
 
 def read(batch: pa.Table, filesystem: pyarrow.fs.FileSystem) -> pa.Table:

@@ -17,7 +17,7 @@ from .shared_memory import Region
 __all__ = ['PORTS', 'Answer', 'Client', 'GoneError', 'LateError', 'address', 'one_line', 'read_image']
 
 PORTS = {'http': 8000, 'grpc': 8001}
-# Seconds; the server gives requests up after two.
+# Seconds; by default the server gives requests up after two.
 GRACE = 3.0
 
 

@@ -47,8 +47,8 @@ class Settings:
 
     Attributes:
         max_batch: Images a run at most; more requests wait.
-        instances: Runs at a time, each with its own threads. With one, the queue has no limits: Triton then looks at a
-            limited queue when a request comes or half a second has passed, but not when the instance is free again.
+        instances: Runs at a time, each with its own threads. With one, the queue has no limits: where it has, Triton
+            may miss that its only instance is free again, and looks after half a second, or when another request comes.
         threads: Of a run.
         delay_us: Microseconds that a request waits for others to make a batch; 0 takes what is there.
         queue: Requests that wait at most; more are refused at once with UNAVAILABLE.
@@ -79,18 +79,18 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     image, tensor = ('image', 'BYTES', [1]), ('input', 'FP32', size)
     logits = ('logits', 'FP32', [classes])
     answer = [('class', 'INT32', [k]), ('label', 'BYTES', [k]), ('score', 'FP32', [k])]
-    engine = _batching(settings, f'max_queue_delay_microseconds: {settings.delay_us}')
-    engine += _group(settings.instances, backend.kind) + _warm_up(size)
+    body = _batching(settings, f'max_queue_delay_microseconds: {settings.delay_us}')
+    body += _group(settings.instances, backend.kind) + _warm_up(size)
     if backend.threads:
-        engine += _parameter(backend.threads, settings.threads)
+        body += _parameter(backend.threads, settings.threads)
     # For clients that put measured times beside what they should be.
-    engine += _parameter('macs', facts['macs'])
+    body += _parameter('macs', facts['macs'])
     names = {key: key for key, _, _ in answer}
     if backend.whole:
         step = (f'{name}_engine', {'image': 'image'}, names)
         head = _model(f'{name}_engine', backend.name, settings, [image, tensor], [*answer, logits], ' optional: true')
         return {
-            f'{name}_engine': head + engine + _parameter('top_k', k),
+            f'{name}_engine': head + body + _parameter('top_k', k),
             name: _model(name, None, settings, [image], answer) + _ensemble([step]),
         }
     steps = [
@@ -103,7 +103,7 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
         # Images wait here as well. One a run: the first need not wait until the others are prepared.
         + _batching(settings, 'preferred_batch_size: [1]')
         + _group(settings.instances),
-        f'{name}_engine': _model(f'{name}_engine', backend.name, settings, [tensor], [logits]) + engine,
+        f'{name}_engine': _model(f'{name}_engine', backend.name, settings, [tensor], [logits]) + body,
         f'{name}_labels': _model(f'{name}_labels', 'python', settings, [logits], answer)
         + _group(1)
         + _parameter('top_k', k),

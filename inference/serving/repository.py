@@ -3,8 +3,8 @@
     DIR/NAME/                  ensemble: an encoded image in, classes, labels and scores out
     DIR/NAME_engine/VERSION/   the network, its model card and manifest; a folder a version, one of which is served
 
-On a CPU the engine prepares the image and names the classes as well: as steps in processes of their own these add
-three milliseconds to a request. An engine in one of Triton's own backends takes tensors, and has a step before and one
+One for ort-cpu or onnxruntime prepares the image and names the classes as well: as steps in processes of their own
+these would add milliseconds to a request. One in Triton's own backends takes tensors, and has a step before and one
 behind:
 
     DIR/NAME_prepare/1/        the image as timm's transform prepares it
@@ -32,7 +32,6 @@ from .version import (
     ROLES,
     check_version,
     config_name,
-    engine_of,
     labels_files,
     prepare_files,
     to_json,
@@ -245,10 +244,11 @@ def _refuse_another(folder: Path, name: str, engine: str, fixed: dict[str, dict[
     own = folder / f'{name}_engine'
     if own.is_dir() and any(own.iterdir()) and not any(own.glob('*/manifest.json')):
         raise UserError(f'{own} was not written by `hetconv deploy`: give this one another --name')
-    others = {other for path in own.glob('*/manifest.json') if (other := engine_of(path.parent)) in BACKENDS}
-    if other := next((other for other in others if BACKENDS[other].whole != BACKENDS[engine].whole), None):
+    whole = BACKENDS[engine].whole
+    if any((path.parent / config_name('prepare')).exists() == whole for path in own.glob('*/manifest.json')):
+        steps = ('three steps', 'one') if whole else ('one step', 'three')
         raise UserError(
-            f'{folder} has a {name} for {other}, of other steps than one for {engine}: give this one another --name'
+            f'{folder} has a {name} of {steps[0]}, and {engine} takes {steps[1]}: give this one another --name'
         )
     for model, file in list(marks.items())[1:]:
         path = folder / model / '1' / file

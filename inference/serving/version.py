@@ -20,7 +20,6 @@ __all__ = [
     'check_version',
     'config_name',
     'describe_version',
-    'engine_of',
     'labels_files',
     'prepare_files',
     'to_json',
@@ -103,14 +102,6 @@ def describe_version(folder: Path) -> str:
     except UserError as error:
         return f'{words}; {error}'
     return words
-
-
-def engine_of(folder: Path) -> str | None:
-    """The engine that a version is for; None where it does not say."""
-    try:
-        return json.loads((folder / 'manifest.json').read_text(encoding='utf-8'))['engine']
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def config_name(role: str) -> str:

@@ -118,7 +118,7 @@ def test_random_layers(isa):
 
 @pytest.mark.parametrize('isa', ISAS)
 @pytest.mark.parametrize('channels', [(32, 32, 2), (64, 64, 4), (51, 60, 3), (40, 96, 2), (16, 48, 1)])
-@pytest.mark.parametrize('size', [(4, 4), (7, 10), (9, 5), (12, 33)])
+@pytest.mark.parametrize('size', [(10, 9), (7, 10), (11, 8), (12, 33)])
 def test_groups_that_fill_vectors(isa, channels, size):
     """The gradient to the weights is Winograd's then: tiles over the edges of odd sizes, channels that fill no whole
     vectors, blocks that end inside an image."""
@@ -140,7 +140,7 @@ def gradient(g, x, grad, threads):
     return results
 
 
-@pytest.mark.parametrize(('channels', 'part'), [(16, 4), (32, 8), (512, 4)])
+@pytest.mark.parametrize(('channels', 'part'), [(16, 4), (32, 8), (64, 1), (512, 4)])
 def test_threads_change_no_bit(channels, part):
     """The largest has more weights than are summed in several shares."""
     g = training.Geometry(channels, channels, part, (3, 3), (1, 1), (1, 1), 9, 7, 5)

@@ -68,7 +68,7 @@ def test_a_model_keeps_its_steps(tmp_path, engines):
     """No server could go from the ones to the others without a failed request."""
     deploy(network(), FACTS, tmp_path / 'models', 'net', engines[0])
     before = files(tmp_path)
-    with pytest.raises(UserError, match=f'for {engines[0]}, of other steps than one for {engines[1]}'):
+    with pytest.raises(UserError, match=f'has a net of (one step|three steps), and {engines[1]} takes (three|one)'):
         deploy(network(), FACTS, tmp_path / 'models', 'net', engines[1])
     assert files(tmp_path) == before
 

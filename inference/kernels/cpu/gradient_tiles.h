@@ -150,24 +150,21 @@ class GradientTiles {
     return true;
   }
 
-  // Whether Winograd's algorithm takes fewer products; only for groups that fill vectors.
+  // Whether Winograd's algorithm takes fewer products, for groups that fill vectors; not where a row of tiles takes
+  // more memory than a cache has. Padding is that of HetConv layers, 'same'.
   bool winograd_is_less(const Sizes& sizes) const {
     if (!is_plain() || m_ < kWidth || n_ < kWidth) return false;
-    double seen[2];  // rows and columns of pixels that the three taps see
-    const int64_t in[] = {sizes.height, sizes.width}, out[] = {sizes.out_height, sizes.out_width};
-    for (int i = 0; i < 2; i++) {
-      seen[i] = 0;
-      for (int tap = 0; tap < 3; tap++) {
-        const int64_t shift = tap - s_.pads[i];
-        seen[i] += std::max<int64_t>(0, std::min(out[i], in[i] - shift) - std::max<int64_t>(0, -shift));
-      }
-    }
-    const double pairs = double(m_) * n_, tiles = double((out[0] + 1) / kTileSide) * ((out[1] + 1) / kTileSide);
-    return tiles * (kTilePoints * pairs + kTransform * (m_ + n_)) < seen[0] * seen[1] * pairs;
+    const int64_t across = (sizes.out_width + 1) / kTileSide, down = (sizes.out_height + 1) / kTileSide;
+    if (across > kMostTiles * 512 / (m_ + 2 * kWidth)) return false;
+    // Rows and columns that the three taps see: all, and one less beside the centre on either side.
+    const double rows = 3.0 * sizes.out_height - 2, columns = 3.0 * sizes.out_width - 2, pairs = double(m_) * n_;
+    return double(down) * across * (kTilePoints * pairs + kTransform * (m_ + n_)) < rows * columns * pairs;
   }
 
   // Products that take as long as the transforms of one channel of a tile, by `perf` at 64 channels.
   static constexpr double kTransform = 75;
+  // Side by side, of 512 channels: 8 MiB of points.
+  static constexpr int64_t kMostTiles = 256;
 
   const LayerShape& s_;
   int m_, n_;

@@ -54,7 +54,7 @@ class WeightGradient {
     const size_t share = i / parts_, part = i % parts_, first = first_tile(part), last = first_tile(part + 1);
     std::vector<std::vector<PixelRun>> runs(taps());
     const Buffer border(tiles_.around() ? border_floats() : 0);
-    GradientPoints points(s_, run_, m_, tiles_.winograd() ? block_lines_ : 0);
+    GradientPoints points(s_, run_, m_, tiles_.winograd() && lines_ ? block_lines_ : 0);
     const int64_t end = blocks_ * static_cast<int64_t>(share + 1) / static_cast<int64_t>(shares_);
     for (int64_t b = blocks_ * static_cast<int64_t>(share) / static_cast<int64_t>(shares_); b < end; b++) {
       const int64_t begin_line = b * block_lines_, end_line = std::min(lines_, begin_line + block_lines_);

@@ -36,7 +36,7 @@ static HETCONV_INLINE void input_points(At at, float* v, size_t point) {
   }
 }
 
-// 2 G g; the last point's sign is B's.
+// G g without its halves; the last point's sign is that of B.
 static HETCONV_INLINE void gradient_column(V g0, V g1, V (&o)[kInputSide]) {
   o[0] = g0, o[1] = g0 + g1, o[2] = g0 - g1, o[3] = g1;
 }

@@ -61,6 +61,8 @@ class TritonPythonModel:
             return np.stack([prepare(bytes(data), self.facts) for data in image.as_numpy().ravel()])
         except ImageError as error:
             return _mistake(str(error))
+        except Exception as error:  # of memory, say: the other requests of the batch are answered all the same
+            return pb_utils.TritonError(f'the image cannot be prepared: {type(error).__name__}')
 
     def _run(self, tensors):
         """Logits of each."""
