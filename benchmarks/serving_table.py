@@ -42,6 +42,8 @@ def table(result: dict[str, Any], soak: dict[str, Any]) -> str:
     heads = [f'`{model["model"]}` on {model["engine"]}' for model in models.values()]
     lines = [f'| images a second | {" | ".join(heads)} |', f'|{"---|" * (len(heads) + 1)}']
     for words, values in rates.items():
+        if words.startswith('LoadGen') and not result['loadgen']:  # it was not installed
+            continue
         cells = [_rate(values[name], values[first] if name != first else None) for name in models]
         if words.startswith('LoadGen, Server'):
             cells = [cell or _invalid(result['loadgen'], name) for cell, name in zip(cells, models)]
