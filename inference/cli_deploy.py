@@ -84,13 +84,14 @@ def deploy(
         raise UserError(
             '--engine tensorrt takes a file of `hetconv build --engine tensorrt`, .engine, and only it does'
         )
-    if instances == 1 and (queue or timeout_ms):
+    limits = {key: value for key, value in (('queue', queue), ('timeout_ms', timeout_ms)) if value is not None}
+    if instances == 1 and limits:
         raise UserError(
             '--queue and --timeout-ms need two instances or more: with one, Triton pauses for half a second at a time '
             'before what waits in a limited queue'
         )
     words = None if labels is None else _lines(labels)
-    settings = Settings(max_batch, instances, threads, delay_us, queue or 64, timeout_ms or 2000, top_k)
+    settings = Settings(max_batch, instances, threads, delay_us, top_k=top_k, **limits)
     name = Path(model).name.removesuffix('.onnx').removesuffix('.engine') if name is None else name
     check_name(name)
     if plan:
