@@ -7,7 +7,8 @@ from ..files import write_together
 from .plot import plot_accuracy
 from .recipes import load_recipe
 from .results import load_results
-from .summary import Difference, Group, Row, claims, difference, groups
+from .spread import Difference
+from .summary import Group, Row, claims, groups
 
 __all__ = ['write_accuracy']
 
@@ -75,5 +76,5 @@ def _over_dense(group: Group, row: Row) -> str:
     dense = group.row('p1_se' if row.conv.endswith('_se') else 'p1')
     if dense is None or dense is row:
         return ' | '
-    apart = difference(row, dense)
+    apart = group.difference(row, dense)
     return f'{apart.points:+.2f} | {_interval(apart)}'

@@ -1,6 +1,5 @@
-"""What many runs say together: a mean and a spread a model, differences with their uncertainty, the paper's claims."""
+"""What many runs say together: a mean a model, differences with their uncertainty, the paper's claims."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +8,10 @@ from timm_hetconv import parse_variant
 from timm_hetconv.paper.tables import ACCURACIES, FIGURES
 
 from .results import Result
+from .spread import Difference, Spread, difference, spread
 
-__all__ = ['Claim', 'Difference', 'Group', 'Row', 'claims', 'difference', 'groups']
+__all__ = ['Claim', 'Group', 'Row', 'claims', 'groups']
 
-# 97.5 % quantile of Student's t by degrees of freedom; above these the normal distribution's is near enough.
-_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228}
 # A rival of so much more than our own MACs counts as equal.
 EQUAL = 1.02
 
@@ -79,28 +77,14 @@ class Group:
         """The row of a convolution, 'p4_se'."""
         return next((row for row in self.rows if row.conv == conv), None)
 
-
-@dataclass(frozen=True)
-class Difference:
-    """Between two rows, in points of top-1.
-
-    Attributes:
-        points: Mean of one less mean of the other.
-        low, high: 95 % interval by Student's t with pooled variance; None with one seed each.
-    """
-
-    points: float
-    low: float | None
-    high: float | None
-
     @property
-    def verdict(self) -> str:
-        """'higher', 'lower', 'not told apart', or 'one seed'."""
-        if self.low is None or self.high is None:
-            return 'one seed'
-        if self.low > 0:
-            return 'higher'
-        return 'lower' if self.high < 0 else 'not told apart'
+    def spread(self) -> Spread:
+        """Of the seeds of all its rows."""
+        return spread(row.top1 for row in self.rows)
+
+    def difference(self, ours: Row, other: Row) -> Difference:
+        """How much better one of its rows is than another."""
+        return difference(ours.top1, other.top1, self.spread)
 
 
 @dataclass(frozen=True)
@@ -119,6 +103,11 @@ class Claim:
     other: Row
     difference: Difference
     verdict: str
+
+    @property
+    def by_one_seed(self) -> bool:
+        """Whether it is decided although one of the two has no second seed."""
+        return self.verdict != 'not decided' and min(len(self.ours.top1), len(self.other.top1)) == 1
 
 
 def _split(model: str) -> tuple[str, str]:
@@ -168,18 +157,6 @@ def _rows(members: Sequence[tuple[str, Result]]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.macs, row.model)))
 
 
-def difference(ours: Row, other: Row) -> Difference:
-    """How much better `ours` is, and how well that is known."""
-    points = ours.mean - other.mean
-    free = len(ours.top1) + len(other.top1) - 2
-    if min(len(ours.top1), len(other.top1)) < 2:
-        return Difference(points, None, None)
-    squares = sum((value - row.mean) ** 2 for row in (ours, other) for value in row.top1)
-    error = math.sqrt(squares / free * (1 / len(ours.top1) + 1 / len(other.top1)))
-    half = _T.get(free, 1.96) * error
-    return Difference(points, points - half, points + half)
-
-
 def claims(group: Group) -> list[Claim]:
     """The paper's claims, as far as there are rows to hold them against.
 
@@ -192,7 +169,7 @@ def claims(group: Group) -> list[Claim]:
         dense, ours = group.row(f'p1{se}'), group.row(f'p4{se}')
         if dense and ours:
             text = 'P=4 costs no accuracy' + (' with SE' if se else '')
-            apart = difference(ours, dense)
+            apart = group.difference(ours, dense)
             held = {'higher': 'held', 'lower': 'did not hold'}.get(apart.verdict, 'not decided')
             found.append(Claim(text, ours, dense, apart, held))
     for other in group.rows:
@@ -207,7 +184,7 @@ def claims(group: Group) -> list[Claim]:
         ]
         if candidates:
             ours = max(candidates, key=lambda row: row.macs)
-            apart = difference(ours, other)
+            apart = group.difference(ours, other)
             held = {'higher': 'held', 'lower': 'did not hold'}.get(apart.verdict, 'not decided')
             found.append(Claim(f'HetConv is better than {_called(other)}', ours, other, apart, held))
     return found

@@ -12,7 +12,8 @@ from inference.errors import UserError
 from inference.reproduce.plot import _far
 from inference.reproduce.report import write_accuracy
 from inference.reproduce.results import Epoch, Result
-from inference.reproduce.summary import Row, claims, difference, groups
+from inference.reproduce.spread import difference, spread
+from inference.reproduce.summary import Row, claims, groups
 
 MACS = {'p1': 40_813_184, 'p4': 13_812_352, 'gwc4': 13_947_520, 'dwc': 5_700_000, 'pc': 5_600_000, 'p4_se': 13_820_000}
 
@@ -34,17 +35,32 @@ def grouped(results):
     return groups([(f'{index}.json', one) for index, one in enumerate(results)])
 
 
-def row(*top1):
-    return Row('m', 'p4', 1, 1, top1, None, ())
+def apart(ours, other, *others):
+    return difference(ours, other, spread([ours, other, *others]))
 
 
 def test_interval_by_hand():
     """Pooled variance 1, error sqrt(2/3), t of 4 degrees of freedom 2.776."""
-    apart = difference(row(80, 81, 82), row(78, 79, 80))
-    assert apart.points == 2
+    found = apart((80, 81, 82), (78, 79, 80))
+    assert found.points == 2
     half = 2.776 * math.sqrt(2 / 3)
-    assert (apart.low, apart.high) == pytest.approx((2 - half, 2 + half))
-    assert apart.verdict == 'not told apart'
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+    assert found.verdict == 'not told apart'
+
+
+def test_interval_of_one_seed_by_hand():
+    """The variance is that of the rows with two: squares 2 and 8, two degrees of freedom."""
+    found = apart((80,), (70, 72), (50, 54), (1,))
+    half = 4.303 * math.sqrt(5 * 1.5)
+    assert (found.points, found.low, found.high) == pytest.approx((9, 9 - half, 9 + half))
+
+
+@pytest.mark.parametrize(('free', 't'), [(1, 12.706), (9, 2.262), (11, 2.201), (30, 2.042), (400, 2.042)])
+def test_quantiles_of_students_t(free, t):
+    """Rows of two equal seeds add a degree of freedom and no square."""
+    rows = [(0, 2), *[(5, 5)] * (free - 1)]
+    found = difference((0, 0), (0, 0), spread(rows))
+    assert found.high == pytest.approx(t * math.sqrt(2 / free), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +69,13 @@ def test_interval_by_hand():
         ((80, 80.1, 80.2), (70, 70.1, 70.2), 'higher'),
         ((70, 70.1, 70.2), (80, 80.1, 80.2), 'lower'),
         ((80, 82, 84), (81, 83, 80), 'not told apart'),
-        ((80,), (70, 70.1, 70.2), 'one seed'),
+        ((80,), (70, 70.1, 70.2), 'higher'),
         ((80,), (70,), 'one seed'),
         ((80, 80), (80, 80), 'not told apart'),
     ],
 )
 def test_verdicts(ours, other, verdict):
-    assert difference(row(*ours), row(*other)).verdict == verdict
+    assert apart(ours, other).verdict == verdict
 
 
 def test_runs_that_may_not_be_compared_are_apart():
@@ -85,7 +101,7 @@ def test_rows_of_a_group():
 def test_claims_take_ours_at_equal_or_fewer_macs():
     (group,) = grouped(
         [
-            *three('p1', 85, 85.1, 85.2),
+            *three('p1', 89, 89.1, 89.2),
             *three('p4', 84, 84.1, 84.2),
             *three('gwc4', 80, 80.1, 80.2),
             *three('dwc', 70, 71, 72),
@@ -101,6 +117,12 @@ def test_claims_take_ours_at_equal_or_fewer_macs():
         'HetConv is better than DWC + PWC': ('pc', 'dwc', 'not decided'),
         'HetConv is better than pruning (l1)': ('p4', '+l1', 'not decided'),
     }
+
+
+def test_a_claim_that_one_seed_decides_says_so():
+    (group,) = grouped([*three('p1', 85, 85.1, 85.2), result('p4', 80), *three('gwc4', 80, 80.1, 80.2)])
+    said = {claim.other.conv: (claim.verdict, claim.by_one_seed) for claim in claims(group)}
+    assert said == {'p1': ('did not hold', True), 'gwc4': ('not decided', False)}
 
 
 def test_what_the_paper_prints_stands_beside_it():
@@ -141,7 +163,7 @@ def test_page_and_picture(tmp_path):
     ],
 )
 def test_rows_far_below_are_shown_at_the_edge(means, far):
-    rows = [row(mean) for mean in means]
+    rows = [Row('m', 'p4', 1, 1, (mean,), None, ()) for mean in means]
     assert _far(rows[::-1]) == rows[len(rows) - far :]
 
 
