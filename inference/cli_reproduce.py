@@ -19,7 +19,7 @@ def reproduce(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help='Runs a row, with the seeds 0, 1, ...')] = 3,
     epochs: Annotated[
-        Optional[int], typer.Option(min=1, help="Epochs instead of the recipe's.", show_default=False)
+        Optional[int], typer.Option(min=1, help="Epochs instead of the recipe's, with its schedule stretched.", show_default=False)
     ] = None,
     recipe: Annotated[
         Optional[str],
@@ -51,7 +51,7 @@ def reproduce(
     if device not in ('cpu', 'cuda'):
         raise UserError(f"unknown device {device!r}; there are 'cpu' and 'cuda'")
     models = rows_of(table, rows)
-    settings = load_recipe(recipe or TABLES[table].recipe)
+    settings = load_recipe(recipe or TABLES[table].recipe).for_epochs(epochs)
     check_timm(timm_dir)
     if not data_dir.is_dir():
         raise UserError(f'{data_dir}: no such folder')
@@ -63,7 +63,7 @@ def reproduce(
             raise UserError(f'{data_dir} has {data.classes} classes, the recipe {settings.name} is for {classes}')
         # Seed by seed: a first figure for every row before the second for one.
         plans = [
-            Plan(model, settings, seed, epochs or int(settings.settings['epochs']), data, device)
+            Plan(model, settings, seed, epochs or settings.epochs, data, device)
             for seed in range(seeds)
             for model in models
         ]

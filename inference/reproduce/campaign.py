@@ -5,7 +5,6 @@ import datetime
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -14,15 +13,16 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..worker_process import available_cores
+from .clock import Clock
+from .folder import RunFailed, State
 from .provenance import data_facts, machine_facts, own_revision, revision_of
 from .results import Result
-from .run import Plan, RunFailed, Training
+from .run import Plan, Training
 
 __all__ = ['Outcome', 'check_timm', 'reproduce']
 
 # A checkpoint has the weights and the momentum; train.py keeps up to two, the last, the best and one it writes.
 COPIES = 5
-INTERVAL = 30  # seconds between two words on the same epoch
 
 
 @dataclass
@@ -81,14 +81,16 @@ def reproduce(
             _check_same(plan, result, path)
             finished.append(result)
         else:
+            _check_begun(plan, output / plan.name)
             todo.append(plan)
     if todo:
+        _check_device(todo)
         _check_space(todo, output, results)
     outcome = Outcome(finished, [])
     cores = len(available_cores())
     threads = max(cores // jobs, 1)
     trainings: list[Training] = []
-    clock = _Clock(todo)
+    clock = Clock(todo)
 
     def told(training: Training) -> None:
         clock.note(training)
@@ -100,20 +102,22 @@ def reproduce(
         report(what, int(1000 * clock.done()), int(1000 * clock.total))
 
     def work(plan: Plan) -> Result:
-        training = Training(plan, output / plan.name)
+        # Before the run: what it begins with.
+        code = {**own_revision('timm_hetconv', 'recipes'), 'timm_revision': revision_of(timm_dir)}
+        training = Training(plan, output / plan.name, code)
         trainings.append(training)
         if stopped.is_set():
             raise RunFailed(f'{plan.name} was not begun')
-        # Before the run: what it began with.
-        code = {**own_revision('timm_hetconv', 'recipes'), 'timm_revision': revision_of(timm_dir)}
-        if training.complete:
-            seconds = training.seconds
-        else:
+        if not training.complete:
             clock.begin(training)
-            seconds = training.run(timm_dir, threads, max(cores // jobs, 1), told)
+            try:
+                training.run(timm_dir, threads, max(cores // jobs, 1), told)
+            except BaseException:
+                clock.give_up(training)
+                raise
         if training.note:
             say(f'{plan.name}: {training.note}')
-        result = _result(plan, training, seconds, code, threads)
+        result = _result(plan, training, threads)
         results.mkdir(parents=True, exist_ok=True)
         result.save(results / f'{plan.name}.json')
         say(f'{plan.name}: top-1 {result.top1:.2f}% in {result.seconds / 60:.0f} min')
@@ -146,74 +150,27 @@ def reproduce(
 
 @contextlib.contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """What a service manager or `kill` sends ends the runs as Ctrl-C does; without this they would go on alone."""
+    """What a service manager, `kill` or a closed terminal sends ends the runs as Ctrl-C does; else they would go on alone.
+
+    Under `nohup`, which ignores the last, so does this.
+    """
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, interrupt)
     except ValueError:  # not the main thread, which alone may say so
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Clock:
-    """How much is done, and how long the rest takes, by what an epoch of each model took."""
-
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        self._lock = threading.Lock()
-        self._epochs = {plan.name: float(plan.total) for plan in plans}
-        self._models = {plan.name: plan.model for plan in plans}
-        self._begun: dict[str, tuple[float, float]] = {}  # name -> when, epochs that were done then
-        self._done: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}  # model -> of an epoch
-        self._told: dict[str, tuple[int, float]] = {}
-        self.total = sum(self._epochs.values())
-
-    def begin(self, training: Training) -> None:
-        with self._lock:
-            self._begun[training.plan.name] = time.monotonic(), -1.0
-
-    def note(self, training: Training) -> None:
-        name, now = training.plan.name, time.monotonic()
-        with self._lock:
-            began, first = self._begun[name]
-            if first < 0:  # the first word of it: the start of the process is not an epoch's time
-                self._begun[name] = now, training.done
-            elif training.done > first:
-                self._seconds[training.plan.model] = (now - began) / (training.done - first)
-            self._done[name] = training.done
-
-    def is_time(self, training: Training) -> bool:
-        """To tell of it: at its epochs, and every half minute."""
-        key, now = training.plan.name, time.monotonic()
-        epoch, when = self._told.get(key, (-1, 0.0))
-        if int(training.done) == epoch and now - when < INTERVAL:
-            return False
-        self._told[key] = int(training.done), now
-        return True
-
-    def done(self) -> float:
-        return sum(self._done.values())
-
-    def left(self) -> str:
-        """'about 3 h 10 min left', of what runs one after another; of models not seen yet by the mean of the others."""
-        with self._lock:
-            if not self._seconds:
-                return 'time left not known yet'
-            mean = sum(self._seconds.values()) / len(self._seconds)
-            seconds = sum(
-                (epochs - self._done.get(name, 0.0)) * self._seconds.get(self._models[name], mean)
-                for name, epochs in self._epochs.items()
-            )
-            running = sum(1 for name in self._begun if self._done.get(name, 0.0) < self._epochs[name])
-        minutes = int(seconds / max(running, 1) / 60) + 1
-        return f'about {minutes // 60} h {minutes % 60} min left' if minutes >= 60 else f'about {minutes} min left'
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _check_same(plan: Plan, result: Result, path: Path) -> None:
@@ -225,6 +182,21 @@ def _check_same(plan: Plan, result: Result, path: Path) -> None:
             raise UserError(
                 f'{path} is a result of other {what}, and no result is overwritten: give --results another folder'
             )
+
+
+def _check_begun(plan: Plan, folder: Path) -> None:
+    state = State.load(folder)
+    for what, value in (state.begun if state else {}).items():
+        if plan.begun[what] != value:
+            raise UserError(f'{folder} was begun with other {what}: give --output another folder, or delete this one')
+
+
+def _check_device(plans: Sequence[Plan]) -> None:
+    if any(plan.device == 'cuda' for plan in plans):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError('--device cuda: PyTorch finds no GPU')
 
 
 def _check_space(plans: Sequence[Plan], output: Path, results: Path) -> None:
@@ -253,7 +225,7 @@ def _check_space(plans: Sequence[Plan], output: Path, results: Path) -> None:
         )
 
 
-def _result(plan: Plan, training: Training, seconds: float, code: dict, threads: int) -> Result:
+def _result(plan: Plan, training: Training, threads: int) -> Result:
     import timm
     import torch
 
@@ -263,6 +235,8 @@ def _result(plan: Plan, training: Training, seconds: float, code: dict, threads:
     model = timm.create_model(plan.model, num_classes=settings.get('num_classes', 1000), device='meta')
     cost = timm_hetconv.count(model)
     curve = training.curve
+    *earlier, code = training.state.codes or [training.code]
+    others = [one for i, one in enumerate(earlier) if one != code and one not in earlier[:i]]
     return Result(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         model=plan.model,
@@ -275,9 +249,9 @@ def _result(plan: Plan, training: Training, seconds: float, code: dict, threads:
         curve=curve,
         top1=curve[-1].top1,
         data=data_facts(plan.data),
-        code=code,
+        code={**code, 'earlier_parts': others} if others else code,
         versions={'timm-hetconv': version('timm-hetconv'), 'torch': torch.__version__},
         machine=machine_facts(plan.device, threads),
-        seconds=round(seconds, 1),
-        resumed_at=training.resumed_at,
+        seconds=round(training.state.seconds, 1),
+        resumed_at=training.state.resumed_at,
     )

@@ -1,7 +1,7 @@
 """Recipes: YAML files for `--config` of timm's train.py, and which rows of the paper's tables each is for."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,40 @@ class Recipe:
     Attributes:
         name: Of the file, without its folder and suffix.
         path: Of the file.
-        settings: What is in it: the names that train.py's options have in Python.
+        settings: What is in it: the names that train.py's options have in Python; with `changed`.
+        changed: What is not as in the file, and train.py has to be told.
     """
 
     name: str
     path: Path
     settings: dict[str, Any]
+    changed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """How many it is for.
+
+        Raises:
+            UserError: It does not say.
+        """
+        epochs = self.settings.get('epochs')
+        if not isinstance(epochs, int) or epochs < 1:
+            raise UserError(f'{self.path} has no line `epochs:` with a number from 1 on')
+        return epochs
+
+    def for_epochs(self, epochs: int | None) -> 'Recipe':
+        """The same schedule in more epochs or fewer, as train.py's `--epochs` alone would not have it: warm-up and steps
+        keep their shares. None for the recipe's own.
+        """
+        if epochs is None or epochs == self.epochs:
+            return self
+        changed = {
+            key: _scaled(self.settings[key], epochs / self.epochs, least)
+            for key, least in (('warmup_epochs', 0), ('decay_epochs', 1), ('decay_milestones', 1))
+            if key in self.settings
+        }
+        changed = {key: value for key, value in changed.items() if value != self.settings[key]}
+        return replace(self, settings={**self.settings, **changed}, changed=changed)
 
 
 @dataclass(frozen=True)
@@ -38,6 +66,13 @@ class Table:
     title: str
     recipe: str
     models: tuple[str, ...]
+
+
+def _scaled(epochs: Any, ratio: float, least: int) -> Any:
+    """Whole epochs, as train.py's warm-up wants them."""
+    if isinstance(epochs, list):
+        return [_scaled(one, ratio, least) for one in epochs]
+    return max(round(epochs * ratio), least)
 
 
 def _variants(arch: str, *variants: str) -> tuple[str, ...]:

@@ -45,7 +45,8 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
         top1=_top1,
         interval=_interval,
         linked=_linked,
-        over_dense=_over_dense,
+        over_original=_over_original,
+        pruned=[row for group in found for row in group.rows if row.note],
         published=lambda group: any(row.published for row in group.rows),
     )
     write_together({page: text.encode(), picture: plot_accuracy(found)})
@@ -71,10 +72,10 @@ def _linked(row: Row) -> str:
     return f'`{row.model}` {links}'
 
 
-def _over_dense(group: Group, row: Row) -> str:
-    """Two cells: points over the dense row with or without SE, and their interval."""
-    dense = group.row('p1_se' if row.conv.endswith('_se') else 'p1')
-    if dense is None or dense is row:
+def _over_original(group: Group, row: Row) -> str:
+    """Two cells: points over what the row is a change of, and their interval."""
+    original = group.original(row)
+    if original is None:
         return ' | '
-    apart = group.difference(row, dense)
+    apart = group.difference(row, original)
     return f'{apart.points:+.2f} | {_interval(apart)}'

@@ -37,13 +37,14 @@ class Result(BaseModel):
         model: Registered name.
         macs, params: Of it, at the images' size.
         recipe: Its name.
-        settings: Of the recipe, as they were.
+        settings: Of the recipe, with what another number of epochs changes in it.
         seed: train.py's.
         epochs: How many were trained; the recipe's, or what was asked for instead.
         curve: Every epoch.
         top1: Per cent, of the last epoch: no epoch is chosen by the images that it is measured on.
         data: Name, checksum, images and classes of the data set.
-        code: Revisions of this project and of timm's, and whether there were changes.
+        code: Revisions of this project and of timm's, and whether there were changes, at the beginning of the last part;
+            `earlier_parts` those of other parts, where they differ.
         versions: Of the packages.
         machine: Processor or GPU, threads.
         seconds: Of training and validating, all parts of an interrupted run together.

@@ -1,7 +1,6 @@
 """One run: timm's train.py in a process of its own, which can be killed at any time and goes on where it was."""
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -13,23 +12,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import UserError
-from ..files import write_atomically
 from .dataset import Dataset
+from .folder import RunFailed, State, alone, newest_checkpoint, read_curve
 from .recipes import Recipe
 from .results import Epoch
 
-__all__ = ['Plan', 'RunFailed', 'Training', 'read_curve']
+__all__ = ['Plan', 'RunFailed', 'Training']
 
 STEP = re.compile(r'Train: (\d+) \[ *(\d+)/(\d+)')
-STATE = 'reproduce.json'
-
-
-class RunFailed(Exception):
-    """A run ended with an error, which it says in one line; what it has done is kept."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,6 +50,14 @@ class Plan:
         return f'{self.model}-{self.recipe.name}-{self.epochs}-s{self.seed}'
 
     @property
+    def begun(self) -> dict[str, Any]:
+        """What a run must not change when it goes on."""
+        facts = {
+            'settings': self.recipe.settings, 'data': self.data.checksum or self.data.dataset, 'device': self.device,
+        }  # fmt: skip
+        return json.loads(json.dumps(facts, default=str))
+
+    @property
     def total(self) -> int:
         """Epochs that train.py makes of it: some recipes add a few before and after."""
         settings = self.recipe.settings
@@ -71,6 +72,8 @@ class Plan:
             '--epochs', self.epochs, '--seed', self.seed, '--output', output, '--experiment', self.name,
             '--device', self.device, '--workers', workers, '--log-interval', 20,
         ]  # fmt: skip
+        for name, value in self.recipe.changed.items():
+            command += [f'--{name.replace("_", "-")}', *(value if isinstance(value, list) else [value])]
         if self.device == 'cpu':
             command.append('--no-prefetcher')
         if not self.data.checksum:
@@ -87,31 +90,28 @@ class Training:
     Attributes:
         plan: What is trained.
         folder: Of train.py's files: checkpoints, summary.csv, and its output, log.txt.
-        resumed_at: Epochs at which it went on, this time and earlier.
+        code: Revisions that it is trained with now.
         note: What a user should know of its beginning: '' or that it goes on, or why it cannot.
         done: Epochs, and the share of the one that runs.
-        seconds: Of the parts that have ended.
+        state: Of all its parts.
     """
 
     plan: Plan
     folder: Path
-    resumed_at: list[int] = field(default_factory=list)
+    code: dict[str, Any] = field(default_factory=dict)
     note: str = ''
     done: float = 0.0
+    state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.seconds = 0.0
         self._process: subprocess.Popen | None = None
         self._stop = threading.Event()
-        state = self.folder / STATE
-        try:
-            earlier = json.loads(state.read_text())
-            self.seconds, self.resumed_at = float(earlier['seconds']), list(earlier['resumed_at'])
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, KeyError, TypeError):
-            self.note = f'{state} is damaged: the time of earlier parts is not counted'
+        state = State.load(self.folder)
+        if state is None:
+            self.note = f'the state of {self.folder} is damaged: the time of earlier parts is not counted'
+        else:
+            self.state = state
 
     @property
     def curve(self) -> list[Epoch]:
@@ -142,10 +142,20 @@ class Training:
             Seconds, those of earlier parts among them.
 
         Raises:
-            RunFailed: train.py ended with an error, or was killed.
+            RunFailed: train.py ended with an error, or was killed; or another command trains the same.
             UserError: The disk is full.
         """
+        with alone(self.folder) as lock:
+            return self._run(timm_dir, threads, workers, report, lock)
+
+    def _run(
+        self, timm_dir: Path, threads: int, workers: int, report: Callable[['Training'], None], lock: TextIO
+    ) -> float:
         resume = self._checkpoint()
+        before = self.state.seconds
+        self.state.begun = self.plan.begun
+        self.state.codes = [*self.state.codes, self.code]
+        self.state.save(self.folder)
         command = self.plan.command(timm_dir, self.folder.parent, resume, workers)
         environment = {**os.environ, 'OMP_NUM_THREADS': str(threads), 'PYTHONUNBUFFERED': '1'}
         started = time.monotonic()
@@ -156,8 +166,10 @@ class Training:
                 # In a group of its own: Ctrl-C is ours, and reaches it by `stop`.
                 self._process = subprocess.Popen(
                     command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                    errors='replace', start_new_session=True,
+                    errors='replace', start_new_session=True, pass_fds=[lock.fileno()],
                 )  # fmt: skip
+                lock.write(str(self._process.pid))
+                lock.flush()
                 if self._stop.is_set():
                     self.stop()
                 assert self._process.stdout is not None
@@ -167,18 +179,22 @@ class Training:
                     match = STEP.match(line)
                     if match:
                         epoch, step, steps = map(int, match.groups())
+                        if epoch > self.done:  # should this process be killed, an epoch's time is lost at most
+                            self.state.seconds = before + time.monotonic() - started
+                            self.state.save(self.folder)
                         self.done = epoch + step / max(steps, 1)
                         report(self)
         except OSError as error:
             raise UserError(f'{log}: {error.strerror}; what was done is kept') from error
         finally:
             self._end()
-            self._save_state(self.seconds + time.monotonic() - started)
+            self.state.seconds = before + time.monotonic() - started
+            self.state.save(self.folder)
         if self._process.returncode or not self.complete:
             raise RunFailed(f'{self.plan.name} {_reason(self._process.returncode, tail)}; all it said: {log}')
         self.done = self.plan.total
         report(self)
-        return self.seconds + time.monotonic() - started
+        return self.state.seconds
 
     def stop(self) -> None:
         """End the process from another thread, with those that read its images."""
@@ -198,73 +214,21 @@ class Training:
             os.killpg(self._process.pid, signal.SIGKILL)  # what reads images may outlive it
         self._process.wait()
 
-    def _save_state(self, seconds: float) -> None:
-        state = {'seconds': round(seconds, 1), 'resumed_at': self.resumed_at}
-        with contextlib.suppress(UserError):  # a full disk, of which the run has told
-            write_atomically(self.folder / STATE, json.dumps(state).encode())
-
     def _checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole; None to begin, with what was there before put away."""
-        found = []
-        for path in self.folder.glob('*.pth.tar'):
-            epoch = _epoch_of(path)
-            if epoch is not None:
-                found.append((epoch, path.name == 'last.pth.tar', path))
-            elif path.name.startswith(('last', 'checkpoint')):
-                self.note = f'{path} is cut off or damaged'
+        """The newest checkpoint to go on from; None to begin, with what was there before put away."""
+        found, wrong = newest_checkpoint(self.folder, len(self.curve))
+        words = [word for word in (self.note, wrong) if word]
         if found:
-            epoch, _, path = max(found)
-            self.resumed_at = [*self.resumed_at, epoch + 1]
+            epoch, path = found
+            self.state.resumed_at = [*self.state.resumed_at, epoch + 1]
             self.done = epoch + 1
-            self.note = f'{self.note}, ' * bool(self.note) + f'goes on after epoch {epoch + 1} of {self.plan.total}'
+            self.note = ', '.join([*words, f'goes on after epoch {epoch + 1} of {self.plan.total}'])
             return path
         if (self.folder / 'summary.csv').exists():
             os.replace(self.folder / 'summary.csv', self.folder / 'summary-before.csv')
-            self.note = f'{self.note}, ' * bool(self.note) + 'begins again'
-        self.seconds, self.resumed_at, self.done = 0.0, [], 0.0
+            self.note = ', '.join([*words, 'begins again'])
+        self.state, self.done = State(), 0.0
         return None
-
-
-def _epoch_of(checkpoint: Path) -> int | None:
-    """The last epoch in a checkpoint; None where it is not whole."""
-    import argparse
-
-    import torch
-
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return int(torch.load(checkpoint, map_location='cpu', weights_only=True)['epoch'])
-    except Exception:  # whatever pickle and zip say of half a file
-        return None
-
-
-def read_curve(summary: Path) -> list[Epoch]:
-    """Epochs in train.py's summary.csv, in order.
-
-    A run that went on has a second head there, and perhaps an epoch twice, of which the later is right; one that was
-    killed while it wrote has half a line at the end.
-    """
-    try:
-        text = summary.read_text(encoding='utf-8')
-    except FileNotFoundError:
-        return []
-    epochs: dict[int, Epoch] = {}
-    for row in csv.DictReader(line for line in text.splitlines(keepends=True) if line.endswith('\n')):
-        if row['epoch'] == 'epoch':
-            continue
-        try:
-            epoch = Epoch(
-                epoch=int(row['epoch']),
-                train_loss=float(row['train_loss']),
-                val_loss=float(row['eval_loss']),
-                top1=float(row['eval_top1']),
-                top5=float(row['eval_top5']),
-            )
-        except (KeyError, TypeError, ValueError):
-            continue
-        epochs[epoch.epoch] = epoch
-    curve = [epochs[number] for number in sorted(epochs)]
-    return curve if [epoch.epoch for epoch in curve] == list(range(len(curve))) else []
 
 
 def _reason(code: int, tail: list[str]) -> str:

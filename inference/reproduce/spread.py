@@ -40,15 +40,6 @@ class Difference:
     low: float | None
     high: float | None
 
-    @property
-    def verdict(self) -> str:
-        """'higher', 'lower', 'not told apart', or 'one seed'."""
-        if self.low is None or self.high is None:
-            return 'one seed'
-        if self.low > 0:
-            return 'higher'
-        return 'lower' if self.high < 0 else 'not told apart'
-
 
 def spread(rows: Iterable[Sequence[float]]) -> Spread:
     """From the top-1 of each seed of each row."""

@@ -27,7 +27,7 @@ def main():
     parser = argparse.ArgumentParser()
     for option in (
         'config', 'model', 'dataset', 'data-dir', 'epochs', 'seed', 'output', 'experiment', 'device', 'workers',
-        'log-interval', 'resume',
+        'log-interval', 'resume', 'warmup-epochs',
     ):  # fmt: skip
         parser.add_argument(f'--{option}')
     parser.add_argument('--no-prefetcher', action='store_true')
@@ -36,6 +36,9 @@ def main():
     folder = Path(args.output, args.experiment)
     folder.mkdir(parents=True, exist_ok=True)
     fault, _, after = os.environ.get('FAKE_TRAIN', '').partition(' ')
+    if os.environ.get('FAKE_TRAIN_SLOW'):  # to be found training
+        (folder / 'waits').touch()
+        time.sleep(float(os.environ['FAKE_TRAIN_SLOW']))
     start = 0
     if args.resume:
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -25,6 +25,8 @@ def hetconv(tmp_path, monkeypatch, capsys):
     shutil.copytree(tmp_path / 'images', tmp_path / 'few')
     for split in ('train', 'val'):
         shutil.rmtree(tmp_path / 'few' / split / '9')
+    (tmp_path / 'endless.yaml').write_text('num_classes: 10\n')
+    (tmp_path / 'many.yaml').write_text('num_classes: 10\nepochs: many\n')
     (tmp_path / 'clone' / 'timm').mkdir(parents=True)
     shutil.copy(fake_train.__file__, tmp_path / 'clone' / 'train.py')
 
@@ -61,6 +63,8 @@ def test_runs_and_results(hetconv, monkeypatch):
         (['7', *ALL], "unknown table '7'"),
         (['resnet20', *ALL, '--rows', 'p3'], "unknown row of table resnet20 'p3'"),
         (['resnet20', *ALL, '--recipe', 'none'], "unknown recipe 'none'"),
+        (['resnet20', *ALL, '--recipe', 'endless.yaml'], 'endless.yaml has no line `epochs:` with a number from 1 on'),
+        (['resnet20', *ALL, '--recipe', 'many.yaml', '--epochs', '2'], 'many.yaml has no line `epochs:`'),
         (['resnet20', *ALL, '--device', 'tpu'], "unknown device 'tpu'"),
         (['resnet20', *ALL, '--seeds', '0'], "Invalid value for '--seeds'"),
         (['resnet20', '--timm-dir', 'images', '--data-dir', 'images'], 'images is no clone of timm'),

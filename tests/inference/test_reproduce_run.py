@@ -1,22 +1,27 @@
 """Runs that are killed, find the disk full or a checkpoint cut off: told in a line, and the next one goes on."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import fake_train
 import pytest
+import torch
 
 from inference.errors import UserError
 from inference.reproduce import campaign
 from inference.reproduce.dataset import Dataset
+from inference.reproduce.folder import read_curve
 from inference.reproduce.recipes import load_recipe
 from inference.reproduce.results import Result, load_results
-from inference.reproduce.run import Plan, read_curve
+from inference.reproduce.run import Plan
 
 MODEL = 'hetconv_resnet20_cifar_p4'
 
@@ -45,9 +50,11 @@ def reproduce(clone, tmp_path, monkeypatch):
     return run
 
 
-def plan(model=MODEL, seed=0, epochs=3, checksum='of the images'):
+def plan(model=MODEL, seed=0, epochs=3, checksum='of the images', device='cpu', **settings):
     data = Dataset('images', Path('/images'), checksum, 100, 50, 10)
-    return Plan(model, load_recipe('cifar_short'), seed, epochs, data)
+    recipe = load_recipe('cifar_short').for_epochs(epochs)
+    recipe = dataclasses.replace(recipe, settings={**recipe.settings, **settings})
+    return Plan(model, recipe, seed, epochs, data, device)
 
 
 def check(result, seed=0, epochs=3):
@@ -121,6 +128,88 @@ def test_killed_after_its_last_epoch(reproduce, tmp_path):
     check(reproduce([plan()]).finished[0])
 
 
+@pytest.mark.parametrize(('text', 'resumed'), [('', []), ('epoch,train_loss,eval_loss,eval_top1,eval_top5\n', [])])
+def test_a_summary_that_is_lost_begins_the_run_again(text, resumed, reproduce, tmp_path):
+    """With all checkpoints there, train.py would find nothing left to do."""
+    reproduce([plan()], 'kill 2')
+    summary = tmp_path / 'runs' / plan().name / 'summary.csv'
+    summary.write_text(text)
+    result = reproduce([plan()]).finished[0]
+    check(result)
+    assert result.resumed_at == resumed
+    assert 'summary.csv is damaged: 3 epochs were trained, and it has 0, begins again' in reproduce.said[0]
+
+
+def test_a_summary_without_its_end_goes_on_where_it_ends(reproduce, tmp_path):
+    reproduce([plan()], 'kill 2')
+    summary = tmp_path / 'runs' / plan().name / 'summary.csv'
+    summary.write_text(''.join(summary.read_text().splitlines(keepends=True)[:-1]))
+    result = reproduce([plan()]).finished[0]
+    check(result)
+    assert result.resumed_at == [2]
+
+
+@pytest.mark.parametrize(
+    ('what', 'other'),
+    [
+        ('data', {'checksum': 'of others'}),
+        ('settings', {'lr': 9.9}),
+        ('device', {'device': 'cuda'}),
+    ],
+)
+def test_a_run_goes_on_with_what_it_began_with(what, other, reproduce, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    reproduce([plan()], 'kill 1')
+    with pytest.raises(UserError, match=f'{plan().name} was begun with other {what}: give --output another folder'):
+        reproduce([plan(**other)])
+    check(reproduce([plan()]).finished[0])
+
+
+def test_a_gpu_that_is_not_there(reproduce, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(UserError, match='--device cuda: PyTorch finds no GPU'):
+        reproduce([plan(device='cuda')])
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_revisions_of_all_parts(reproduce, monkeypatch):
+    for revision, fault in (('first', 'kill 0'), ('second', 'kill 1'), ('second', 'kill 2'), ('third', '')):
+        monkeypatch.setattr(campaign, 'own_revision', lambda *paths, value=revision: {'revision': value})
+        outcome = reproduce([plan(epochs=5)], fault)
+    code = outcome.finished[0].code
+    assert code['revision'] == 'third'
+    assert [part['revision'] for part in code['earlier_parts']] == ['first', 'second']
+
+
+def test_a_run_that_its_command_left_behind_is_not_begun_twice(reproduce, clone, tmp_path, monkeypatch):
+    """The command is killed, and train.py trains on."""
+    monkeypatch.setenv('FAKE_TRAIN_SLOW', '6')
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_reproduce_run import plan
+from inference.reproduce import campaign
+campaign.reproduce([plan()], Path({str(clone)!r}), Path({str(tmp_path / 'runs')!r}), Path({str(tmp_path / 'results')!r}))
+"""
+    command = subprocess.Popen([sys.executable, '-c', script])
+    waits = tmp_path / 'runs' / plan().name / 'waits'
+    end = time.monotonic() + 120
+    while not waits.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    command.kill()
+    command.wait()
+    outcome = reproduce([plan(), plan(seed=1)])
+    number = int((waits.parent / 'lock').read_text())
+    assert outcome.failed == [f'{plan().name} is being trained by process {number}: wait for it, or end it']
+    check(outcome.finished[0], seed=1)
+    while outcome.failed and time.monotonic() < end:  # until it has ended by itself
+        outcome = reproduce([plan()])
+        time.sleep(0.2)
+    check(outcome.finished[0])
+    assert outcome.finished[0].resumed_at == []
+
+
 def test_others_go_on_when_one_fails(reproduce, clone):
     script = clone / 'train.py'
     script.write_text(script.read_text().replace('if fault and', "if fault and args.seed == '1' and"))
@@ -129,7 +218,7 @@ def test_others_go_on_when_one_fails(reproduce, clone):
     assert len(outcome.failed) == 1
 
 
-@pytest.mark.parametrize('way', ['ctrl-c', 'terminated'])
+@pytest.mark.parametrize('way', ['ctrl-c', 'SIGTERM', 'SIGHUP'])
 def test_an_interrupt_ends_the_runs_and_loses_nothing(way, reproduce, tmp_path, monkeypatch):
     waits = tmp_path / 'runs' / plan().name / 'waits'
     real = campaign.wait
@@ -138,7 +227,7 @@ def test_an_interrupt_ends_the_runs_and_loses_nothing(way, reproduce, tmp_path, 
         if waits.exists():
             if way == 'ctrl-c':
                 raise KeyboardInterrupt
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.Signals[way])
         return real(*args, **kwargs)
 
     monkeypatch.setattr(campaign, 'wait', interrupted)
@@ -173,7 +262,7 @@ def test_curves():
 
     def curve(lines, path=Path('summary.csv')):
         class Text:
-            def read_text(self, encoding):
+            def read_text(self, **how):
                 return ''.join(f'{line}\n' for line in lines)
 
         return [epoch.top1 for epoch in read_curve(Text())]
@@ -181,6 +270,7 @@ def test_curves():
     assert curve(lines) == [50, 60]
     assert curve(lines + again) == [50, 61, 70]
     assert curve([lines[0], lines[2]]) == []
+    assert curve([*lines, again[2].replace('2,', '3,', 1)]) == [50, 60]
     assert curve([]) == []
     assert read_curve(Path('/nonexistent/summary.csv')) == []
 
