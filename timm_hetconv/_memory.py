@@ -1,7 +1,7 @@
 """Memory that is freed stays with the process: a training step on a CPU asks for the same again at once.
 
 The C library's allocator gives large blocks back to the system, and each page of a new one is then filled with zeros in
-its turn: of a step of ResNet-20 on CIFAR-10, batch 128, that was 14 (P1) to 18 % (P4) in float32.
+its turn: of a step of ResNet-20 on CIFAR-10, batch 128, that was 13 (P1) and 14 % (P4) in float32 (docs/train.md).
 """
 
 import ctypes

@@ -1,8 +1,12 @@
 """Weights into the package and to a hub, with a made-up run and a stand-in for the hub's client."""
 
 import argparse
+import http.server
 import importlib.util
 import json
+import shutil
+import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from PIL import Image
 
 import timm_hetconv._pretrained as pretrained
 from inference.models import create_model
+from inference.reproduce.dataset import inspect_folder
 from inference.reproduce.results import Epoch, Result
 
 SCRIPT = Path(__file__).parents[2] / 'benchmarks/publish.py'
@@ -29,27 +34,41 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(publish, 'WEIGHTS', tmp_path / 'weights')
     model = create_model(MODEL)
-    arguments = argparse.Namespace(
-        model=MODEL, seed=3, dataset='ImageFolder', img_size=32, num_classes=10, model_kwargs={}
-    )
-    torch.save({'epoch': 1, 'args': arguments, 'state_dict': model.state_dict()}, 'last.pth.tar')
+    write_checkpoint(model)
     generator = np.random.default_rng(0)
-    for label in range(10):
-        folder = tmp_path / 'images' / 'val' / str(label)
-        folder.mkdir(parents=True)
-        for index in range(4):
-            Image.fromarray(generator.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f'{index}.png')
+    for split, number in (('train', 1), ('val', 4)):
+        for label in range(10):
+            folder = tmp_path / 'images' / split / str(label)
+            folder.mkdir(parents=True)
+            for index in range(number):
+                Image.fromarray(generator.integers(0, 256, (32, 32, 3)).astype(np.uint8)).save(folder / f'{index}.png')
     top1 = publish.evaluate(create_model(MODEL, Path('last.pth.tar')), 'ImageFolder', Path('images'))
     write_result(top1)
     return model, top1
 
 
-def write_result(top1, seed=3):
+def write_checkpoint(model, epoch=1, **changes):
+    arguments = {
+        'model': MODEL, 'seed': 3, 'dataset': 'ImageFolder', 'img_size': 32, 'num_classes': 10, 'model_kwargs': {},
+        'epochs': 2, 'experiment': f'{MODEL}-cifar_short-2-s3', 'lr': 0.2, 'warmup_lr': 1e-5, 'scale': (0.64, 1.0),
+        'initial_checkpoint': '/of/a/machine',
+    }  # fmt: skip
+    arguments = argparse.Namespace(**{**arguments, **changes})
+    torch.save({'epoch': epoch, 'args': arguments, 'state_dict': model.state_dict()}, 'last.pth.tar')
+
+
+def write_result(top1, seed=3, checksum=None):
     epochs = [Epoch(epoch=index, train_loss=1, val_loss=1, top1=top1, top5=99) for index in range(2)]
+    # As a recipe has them: 1e-5 is text in YAML, and `epochs` is not what was asked for.
+    settings = {
+        'model': 'another', 'epochs': 12, 'lr': 0.2, 'warmup_lr': '1e-5', 'scale': [0.64, 1.0],
+        'initial_checkpoint': 'in words', 'of a later train.py': 1,
+    }  # fmt: skip
+    checksum = inspect_folder(Path('images')).checksum if checksum is None else checksum
     Result(
-        created='2026-11-25', model=MODEL, macs=1, params=1, recipe='cifar_short', settings={}, seed=seed, epochs=2,
-        curve=epochs, top1=top1, data={'name': 'noise', 'checksum': 'abc'}, code={'revision': 'def'}, versions={},
-        machine={}, seconds=1, resumed_at=[],
+        created='2026-11-25', model=MODEL, macs=1, params=1, recipe='cifar_short', settings=settings, seed=seed,
+        epochs=2, curve=epochs, top1=top1, data={'name': 'noise', 'checksum': checksum}, code={'revision': 'def'},
+        versions={}, machine={}, seconds=1, resumed_at=[],
     ).save(Path('result.json'))  # fmt: skip
 
 
@@ -79,6 +98,16 @@ def test_save(run, capsys, monkeypatch):
     assert torch.equal(loaded.fc.weight, model.fc.weight)
 
 
+def refusal(command, capsys):
+    """The one line that it ends with; nothing is written."""
+    with pytest.raises(SystemExit) as ended:
+        publish.main(list(command))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert not Path('weights').exists()
+    return line
+
+
 @pytest.mark.parametrize('fault', ['seed', 'accuracy', 'checkpoint'])
 def test_what_is_not_of_the_run_is_refused(fault, run, capsys):
     _, top1 = run
@@ -86,13 +115,54 @@ def test_what_is_not_of_the_run_is_refused(fault, run, capsys):
         Path('last.pth.tar').write_text('none')
     else:
         write_result(top1 + 5 * (fault == 'accuracy'), seed=3 + (fault == 'seed'))
-    with pytest.raises(SystemExit) as ended:
-        publish.main(list(SAVE))
-    assert ended.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith('publish: last.pth.tar ')
-    assert len(errors.splitlines()) == 1
-    assert not Path('weights').exists()
+    assert refusal(SAVE, capsys).startswith('publish: last.pth.tar ')
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({'epoch': 0}, 'last epoch, from 0: 0 in the one, 1 in the other'),
+        ({'epochs': 3}, 'epochs of the whole run 3 in the one, 2 in the other'),
+        ({'experiment': f'{MODEL}-vgg16_cifar-2-s3'}, f'run {MODEL}-vgg16_cifar-2-s3 in the one, {MODEL}-cifar_short'),
+        ({'lr': 0.1}, 'lr 0.1 in the one, 0.2 in the other'),
+        ({'scale': (0.5, 1.0)}, 'scale (0.5, 1.0) in the one, [0.64, 1.0] in the other'),
+    ],
+    ids=['epoch', 'epochs', 'experiment', 'number', 'list'],
+)
+def test_a_checkpoint_that_agrees_in_accuracy_alone(changes, words, run, capsys):
+    write_checkpoint(run[0], **changes)
+    line = refusal(SAVE, capsys)
+    assert line.startswith('publish: last.pth.tar and result.json are not of one run: ')
+    assert words in line
+
+
+def test_weights_alone_are_of_no_run(run, capsys):
+    torch.save(run[0].state_dict(), 'last.pth.tar')
+    assert 'last.pth.tar has no arguments of train.py' in refusal(SAVE, capsys)
+
+
+def test_other_images(run, capsys):
+    """With the same accuracy, since the validation images are the same."""
+    shutil.copy('images/train/0/0.png', 'images/train/1/0.png')
+    assert refusal(SAVE, capsys) == (
+        'publish: images has other images than those of result.json: their checksums differ'
+    )
+
+
+@pytest.mark.parametrize('checksum', [None, ''], ids=['images with a checksum', 'images by name'])
+@pytest.mark.parametrize('fault', ['missing', 'empty'])
+def test_no_images(fault, checksum, run, capsys):
+    write_result(run[1], checksum=checksum)
+    shutil.rmtree('images')
+    if fault == 'empty':
+        Path('images').mkdir()
+    assert refusal(SAVE, capsys).startswith('publish: images')
+
+
+def test_no_images_of_torchvision(run, capsys):
+    write_checkpoint(run[0], dataset='torch/cifar10')
+    write_result(run[1], checksum='')
+    assert 'images has no validation images of torch/cifar10: Dataset not found' in refusal(SAVE, capsys)
 
 
 def test_upload(monkeypatch, capsys):
@@ -125,3 +195,68 @@ def test_upload(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         publish.main(['upload', 'hetconv_none', '--repo-id', 'x'])
     assert 'hetconv_none is not shipped; there are' in capsys.readouterr().err
+
+
+@pytest.fixture
+def shipped():
+    """The name of shipped weights."""
+    pytest.importorskip('huggingface_hub')
+    name = next(iter(pretrained.index()), None)
+    if name is None:
+        pytest.skip('no weights are shipped')
+    return name
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """`hub(port)`: the hub's client asks there, on this machine."""
+    constants = pytest.importorskip('huggingface_hub.constants')
+
+    def at(port):
+        monkeypatch.setattr(constants, 'ENDPOINT', f'http://127.0.0.1:{port}')
+        monkeypatch.setenv('NO_PROXY', '127.0.0.1')
+        monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+        monkeypatch.setenv('HF_TOKEN', 'hf_none')
+
+    return at
+
+
+def test_upload_without_a_network(shipped, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(('127.0.0.1', 0)) as closed:
+        port = closed.getsockname()[1]
+    hub(port)
+    line = refusal(['upload', shipped, '--repo-id', 'someone/hetconv'], capsys)
+    assert line.startswith(f'publish: {shipped} is not uploaded to someone/hetconv: ')
+
+
+def test_upload_that_the_hub_refuses(shipped, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    class Refusal(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers['Content-Length']))
+            self.send_response(403)
+            self.send_header('X-Error-Message', 'You may not.\n')
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            hub(server.server_port)
+            line = refusal(['upload', shipped, '--repo-id', 'someone/hetconv'], capsys)
+        finally:
+            server.shutdown()
+    assert line.startswith(f'publish: {shipped} is not uploaded to someone/hetconv: ')
+    assert '403' in line
+
+
+def test_upload_to_a_name_that_none_can_have(shipped, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    hub(1)
+    line = refusal(['upload', shipped, '--repo-id', 'not/a/name'], capsys)
+    assert line.startswith(f'publish: {shipped} is not uploaded to not/a/name: ')
