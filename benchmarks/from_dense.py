@@ -4,8 +4,8 @@
 
 Each projection of `HetConv2d.from_dense` is measured on the validation images as it is, then fine-tuned by timm's
 train.py with recipes/cifar_finetune.yaml, and beside it the same network is trained from scratch with
-recipes/cifar_short.yaml, its schedule compressed to as many epochs. Rows: benchmarks/results/from_dense.json; each run also has its own file,
-with the checkpoint's SHA-256 in its settings: what began with another one is another run.
+recipes/cifar_short.yaml, its schedule compressed to as many epochs. Rows: benchmarks/results/from_dense.json; each run
+also has its own file, with the checkpoint's SHA-256 in its settings: what began with another one is another run.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """`hetconv reproduce`: accuracy by timm's own train.py, a table at a time."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -19,7 +20,8 @@ def reproduce(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help='Runs a row, with the seeds 0, 1, ...')] = 3,
     epochs: Annotated[
-        Optional[int], typer.Option(min=1, help="Epochs instead of the recipe's, with its schedule stretched.", show_default=False)
+        Optional[int],
+        typer.Option(min=1, help="Instead of the recipe's, its schedule stretched.", show_default=False),
     ] = None,
     recipe: Annotated[
         Optional[str],
@@ -57,7 +59,8 @@ def reproduce(
         raise UserError(f'{data_dir}: no such folder')
     timm_dir, data_dir = timm_dir.absolute(), data_dir.absolute()
     with bar() as report:
-        data = named(dataset, data_dir) if dataset else inspect_folder(data_dir, data_name, report)
+        look = functools.partial(named, dataset) if dataset else inspect_folder
+        data = look(data_dir, data_name, report)
         classes = settings.settings.get('num_classes', 1000)
         if data.classes and data.classes != classes:
             raise UserError(f'{data_dir} has {data.classes} classes, the recipe {settings.name} is for {classes}')

@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..worker_process import available_cores
 from .clock import Clock
+from .dataset import after_training
 from .folder import RunFailed, State
 from .provenance import data_facts, machine_facts, own_revision, revision_of
 from .results import Result
@@ -150,7 +151,7 @@ def reproduce(
 
 @contextlib.contextmanager
 def _terminated_is_interrupted() -> Iterator[None]:
-    """What a service manager, `kill` or a closed terminal sends ends the runs as Ctrl-C does; else they would go on alone.
+    """What a service manager, `kill` or a closed terminal sends ends the runs as Ctrl-C does, not only this process.
 
     Under `nohup`, which ignores the last, so does this.
     """
@@ -178,6 +179,8 @@ def _check_same(plan: Plan, result: Result, path: Path) -> None:
         ('data', plan.data.checksum, result.data.get('checksum')),
         ('settings', plan.recipe.settings, result.settings),
     ):
+        if what == 'data' and not (ours and theirs):  # not known before train.py has downloaded it
+            continue
         if ours != theirs:
             raise UserError(
                 f'{path} is a result of other {what}, and no result is overwritten: give --results another folder'
@@ -248,7 +251,7 @@ def _result(plan: Plan, training: Training, threads: int) -> Result:
         epochs=plan.total,
         curve=curve,
         top1=curve[-1].top1,
-        data=data_facts(plan.data),
+        data=data_facts(after_training(plan.data)),
         code={**code, 'earlier_parts': others} if others else code,
         versions={'timm-hetconv': version('timm-hetconv'), 'torch': torch.__version__},
         machine=machine_facts(plan.device, threads),

@@ -1,4 +1,4 @@
-"""The folder of a run: who trains in it, what was begun in it, and which of its checkpoints is the one to go on from."""
+"""The folder of a run: who trains in it, what was begun in it, and which of its checkpoints to go on from."""
 
 import contextlib
 import csv

@@ -39,8 +39,9 @@ class Recipe:
         return epochs
 
     def for_epochs(self, epochs: int | None) -> 'Recipe':
-        """The same schedule in more epochs or fewer, as train.py's `--epochs` alone would not have it: warm-up and steps
-        keep their shares. None for the recipe's own.
+        """The same schedule in more epochs or fewer: warm-up and steps keep their shares, unlike with `--epochs` alone.
+
+        None for the recipe's own.
         """
         if epochs is None or epochs == self.epochs:
             return self

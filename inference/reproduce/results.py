@@ -43,7 +43,7 @@ class Result(BaseModel):
         curve: Every epoch.
         top1: Per cent, of the last epoch: no epoch is chosen by the images that it is measured on.
         data: Name, checksum, images and classes of the data set.
-        code: Revisions of this project and of timm's, and whether there were changes, at the beginning of the last part;
+        code: Revisions of this project and of timm's, and whether there were changes, when the last part began;
             `earlier_parts` those of other parts, where they differ.
         versions: Of the packages.
         machine: Processor or GPU, threads.

@@ -24,6 +24,7 @@ __all__ = ['Plan', 'RunFailed', 'Training']
 
 STEP = re.compile(r'Train: (\d+) \[ *(\d+)/(\d+)')
 
+
 @dataclass(frozen=True)
 class Plan:
     """What is to be trained.
@@ -52,9 +53,9 @@ class Plan:
     @property
     def begun(self) -> dict[str, Any]:
         """What a run must not change when it goes on."""
-        facts = {
-            'settings': self.recipe.settings, 'data': self.data.checksum or self.data.dataset, 'device': self.device,
-        }  # fmt: skip
+        # What train.py downloads has no checksum before.
+        data = self.data.dataset if self.data.downloads else self.data.checksum
+        facts = {'settings': self.recipe.settings, 'data': data, 'device': self.device}
         return json.loads(json.dumps(facts, default=str))
 
     @property
@@ -76,7 +77,7 @@ class Plan:
             command += [f'--{name.replace("_", "-")}', *(value if isinstance(value, list) else [value])]
         if self.device == 'cpu':
             command.append('--no-prefetcher')
-        if not self.data.checksum:
+        if self.data.downloads:
             command.append('--dataset-download')
         if resume is not None:
             command += ['--resume', resume]

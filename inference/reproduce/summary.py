@@ -1,9 +1,9 @@
 """What many runs say together: a mean a model, differences with their uncertainty, the paper's claims."""
 
+import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from timm_hetconv import parse_variant
 from timm_hetconv.paper.tables import ACCURACIES, FIGURES
@@ -18,8 +18,8 @@ __all__ = ['Claim', 'Group', 'Row', 'claims', 'groups']
 EQUAL = 1.02
 # Points of top-1 that "no accuracy" may cost: our choice, a margin has to be named before the runs can show it.
 MARGIN = 0.5
-# What of the settings does not keep runs apart: the number of epochs has a place of its own, the model is the row's, and a
-# pruned network has the other's recipe and more.
+# What of the settings does not keep runs apart: the number of epochs has a place of its own, the model is the row's,
+# and a pruned network has the other's recipe and more.
 _APART = {'epochs', 'model', 'pruning'}
 
 
@@ -144,27 +144,33 @@ def _published(model: str) -> str | None:
 
 def groups(results: Sequence[tuple[str, Result]]) -> list[Group]:
     """Results with the names of their files, put together."""
-    found: dict[tuple[Any, ...], list[tuple[str, Result]]] = {}
+    found: dict[tuple[str, str, str, int, _Facts], list[tuple[str, Result]]] = {}
     for name, result in results:
-        key = _split(result.model)[0], str(result.data['name']), result.recipe, result.epochs, _settings(result)
+        key = _split(result.model)[0], str(result.data['name']), result.recipe, result.epochs, _facts(result)
         found.setdefault(key, []).append((name, result))
-    return [
-        Group(
-            *key[:4], _rows(members), sum(result.seconds for _, result in members),
-            _apart(key[4], [other[4] for other in found if other[:4] == key[:4]]),
-        )
-        for key, members in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
-    ]  # fmt: skip
+    made = []
+    for (arch, data, recipe, epochs, facts), members in sorted(
+        found.items(), key=lambda item: (-len(item[1]), item[0])
+    ):
+        alike = [other[4] for other in found if other[:4] == (arch, data, recipe, epochs)]
+        seconds = sum(result.seconds for _, result in members)
+        made.append(Group(arch, data, recipe, epochs, _rows(members), seconds, _apart(facts, alike)))
+    return made
 
 
-def _settings(result: Result) -> tuple[tuple[str, str], ...]:
+_Facts = tuple[tuple[str, str], ...]
+
+
+def _facts(result: Result) -> _Facts:
+    """Settings and images."""
     facts = {key: value for key, value in result.settings.items() if key not in _APART}
     return tuple(sorted((key, str(value)) for key, value in {**facts, 'images': result.data.get('checksum')}.items()))
 
 
-def _apart(own: tuple[tuple[str, str], ...], all_of_them: Sequence[tuple[tuple[str, str], ...]]) -> str:
-    same = set(own).intersection(*map(set, all_of_them))
-    return ', '.join(f'{key} {value[:12]}' for key, value in own if (key, value) not in same)
+def _apart(own: _Facts, alike: Sequence[_Facts]) -> str:
+    """What groups of the same names do not share, of one of them."""
+    shared = set(own).intersection(*alike)
+    return ', '.join(f'{key} {value[:12]}' for key, value in own if (key, value) not in shared)
 
 
 def _rows(members: Sequence[tuple[str, Result]]) -> tuple[Row, ...]:
@@ -174,7 +180,7 @@ def _rows(members: Sequence[tuple[str, Result]]) -> tuple[Row, ...]:
     rows = []
     for model, of_model in by_model.items():
         of_model = sorted(of_model, key=lambda member: member[1].seed)
-        for (name, result), (other, again) in zip(of_model, of_model[1:]):
+        for (name, result), (other, again) in itertools.pairwise(of_model):
             if result.seed == again.seed:
                 raise UserError(f'{name} and {other} are two results of {model} with the seed {result.seed}')
         first = of_model[0][1]
@@ -196,7 +202,7 @@ def _rows(members: Sequence[tuple[str, Result]]) -> tuple[Row, ...]:
 def claims(group: Group) -> list[Claim]:
     """The paper's claims, as far as there are rows to hold them against.
 
-    * P=4 costs no accuracy (tables 1, 3, 5 and 6): it held where more than `MARGIN` points are outside the interval, and
+    * P=4 costs no accuracy (tables 1, 3, 5 and 6): it held where a loss of `MARGIN` points is outside the interval, and
       did not hold where P=4 is lower beyond it.
     * P=32 is better than MobileNet's depthwise layers (table 4), which take fewer FLOPs.
     * HetConv is better than GWC + PWC and DWC + PWC at equal or fewer FLOPs (table 1).

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import timm
+import torch
+import train_options
 
 import timm_hetconv  # noqa: F401  registers the models
 from inference.errors import UserError
@@ -50,25 +52,55 @@ def test_recipes_of_others(tmp_path):
         load_recipe('cifar_shor')
 
 
+@pytest.mark.parametrize('name', recipe_names())
+def test_every_setting_is_an_option_of_train(name):
+    """By the list of options that is kept, so without a clone."""
+    assert list(train_options.mistakes(load_recipe(name).settings)) == []
+
+
+def test_wrong_settings():
+    right = {
+        'lr': 1, 'epochs': 3, 'amp': False, 'scale': [0.5, 1], 'input_size': [1, 28, 28], 'model_kwargs': {'a': 1},
+        'opt': 'sgd', 'torchcompile': 'inductor', 'train_size_schedule': 'constant',
+    }  # fmt: skip
+    assert list(train_options.mistakes(right)) == []
+    wrong = {
+        'lr': '1e-4', 'epochs': 3.0, 'workers': True, 'amp': 'yes', 'scale': 0.5, 'mean': ['x'], 'input_size': [28, 28],
+        'model_kwargs': ['a=1'], 'opt': None, 'train_size_schedule': 'fast', 'lr_': 0.1, 'weight-decay': 0.1,
+    }  # fmt: skip
+    found = list(train_options.mistakes(wrong))
+    assert len(found) == len(wrong)
+    assert found[0] == """lr: '1e-4' is no {"type": "float"}"""
+    assert found[-1] == 'train.py has no option weight-decay'
+
+
 CLONE = os.environ.get('TIMM_DIR')
 needs_clone = pytest.mark.skipif(not CLONE, reason="TIMM_DIR names no clone of timm's repository")
+
+
+@pytest.fixture(scope='module')
+def parsed():
+    """Name -> options that train.py knows, and what it makes of the recipe. One process, since it starts in seconds."""
+    code = (
+        'import importlib, json, sys; import train\n'
+        'for path in sys.argv[1:]:\n'
+        '    importlib.reload(train)  # a file stays in its parser\n'
+        '    sys.argv = ["train.py", "--config", path]\n'
+        '    plain = vars(train.parser.parse_args([]))\n'
+        '    print(json.dumps([sorted(plain), {k: str(v) for k, v in vars(train._parse_args()[0]).items()}]))'
+    )
+    paths = [load_recipe(name).path for name in recipe_names()]
+    result = subprocess.run([sys.executable, '-c', code, *paths], capture_output=True, text=True, cwd=CLONE)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return dict(zip(recipe_names(), map(json.loads, result.stdout.splitlines()[-len(paths) :])))
 
 
 @pytest.mark.clone
 @needs_clone
 @pytest.mark.parametrize('name', recipe_names())
-def test_timms_parser_takes_every_setting(name):
+def test_timms_parser_takes_every_setting(name, parsed):
     recipe = load_recipe(name)
-    code = (
-        'import json, sys; import train\n'
-        'plain = vars(train.parser.parse_args([]))\n'
-        'print(json.dumps([sorted(plain), {k: str(v) for k, v in vars(train._parse_args()[0]).items()}]))'
-    )
-    result = subprocess.run(
-        [sys.executable, '-c', code, '--config', recipe.path], capture_output=True, text=True, cwd=CLONE
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    known, parsed = json.loads(result.stdout.splitlines()[-1])
+    known, parsed = parsed[name]
     assert set(recipe.settings) <= set(known)
     for key, value in recipe.settings.items():
         assert parsed[key] == str(value)
@@ -77,13 +109,41 @@ def test_timms_parser_takes_every_setting(name):
 
 @pytest.mark.clone
 @needs_clone
+def test_the_list_of_options_is_that_of_train():
+    """As far as recipes go: other options come and go with timm's versions."""
+    result = subprocess.run([sys.executable, train_options.__file__, CLONE], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    theirs = json.loads(result.stdout)['options']
+    used = {key for name in recipe_names() for key in load_recipe(name).settings}
+    assert {key: train_options.OPTIONS[key] for key in used} == {key: theirs.get(key) for key in used}
+
+
+STEPS = {
+    **{f'table {table}': (TABLES[table].recipe, rows_of(table)[-1], 'timm_hetconv') for table in TABLES},
+    'cifar_finetune': ('cifar_finetune', 'hetconv_resnet20_cifar_p8', 'timm_hetconv'),
+    'cifar_qat': ('cifar_qat', 'hetconv_resnet20_cifar_p4', 'calib.qat'),
+}
+
+
+def test_every_recipe_has_a_step():
+    assert {recipe for recipe, _, _ in STEPS.values()} == set(recipe_names())
+
+
+@pytest.mark.clone
+@needs_clone
 @pytest.mark.long
-@pytest.mark.parametrize('table', TABLES)
-def test_a_step(table, tmp_path):
-    """Of a row of each table, on a few images of its size."""
+@pytest.mark.parametrize('step', STEPS)
+def test_a_step(step, tmp_path):
+    """Of a row of each table, and of what starts from weights, on a few images of its size."""
     from PIL import Image
 
-    recipe = load_recipe(TABLES[table].recipe)
+    name, model, module = STEPS[step]
+    recipe = load_recipe(name)
+    start = []
+    if not step.startswith('table'):
+        weights = timm.create_model(model, num_classes=recipe.settings['num_classes']).state_dict()
+        torch.save(weights, tmp_path / 'weights.pth')
+        start = ['--initial-checkpoint', tmp_path / 'weights.pth']
     for split in ('train', 'val'):
         for label in range(2):
             folder = tmp_path / 'images' / split / str(label)
@@ -92,10 +152,9 @@ def test_a_step(table, tmp_path):
                 Image.effect_noise((64, 64), 50).convert('RGB').save(folder / f'{index}.png')
     result = subprocess.run(
         [
-            sys.executable, '-m', 'timm_hetconv', f'{CLONE}/train.py', '--config', recipe.path, '--model',
-            rows_of(table)[-1], '--data-dir', tmp_path / 'images', '--epochs', '1', '--batch-size', '8', '--device',
-            'cpu', '--no-prefetcher', '--workers', '1', '--output', tmp_path, '--experiment', 'run', '--warmup-epochs',
-            '0',
+            sys.executable, '-m', module, f'{CLONE}/train.py', '--config', recipe.path, '--model', model, '--data-dir',
+            tmp_path / 'images', '--epochs', '1', '--batch-size', '8', '--device', 'cpu', '--no-prefetcher',
+            '--workers', '1', '--output', tmp_path, '--experiment', 'run', '--warmup-epochs', '0', *start,
         ],
         capture_output=True, text=True,
     )  # fmt: skip

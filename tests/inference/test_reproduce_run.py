@@ -190,7 +190,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_reproduce_run import plan
 from inference.reproduce import campaign
-campaign.reproduce([plan()], Path({str(clone)!r}), Path({str(tmp_path / 'runs')!r}), Path({str(tmp_path / 'results')!r}))
+runs, results = Path({str(tmp_path / 'runs')!r}), Path({str(tmp_path / 'results')!r})
+campaign.reproduce([plan()], Path({str(clone)!r}), runs, results)
 """
     command = subprocess.Popen([sys.executable, '-c', script])
     waits = tmp_path / 'runs' / plan().name / 'waits'

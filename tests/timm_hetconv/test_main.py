@@ -204,6 +204,7 @@ class TestClone:
         domains = {node.domain for node in onnx.load(tmp_path / 'model.onnx').graph.node}
         assert domains <= {'', 'ai.onnx'}, "timm's exporter knows no HetConv2d, so standard operators it must be"
 
+    @pytest.mark.slow
     def test_bulk_runner(self, tmp_path):
         # A wildcard: from a file of names bulk_runner passes options that benchmark.py does not know.
         lists = ['--model-list', f'{MODEL}*', '--results-file', tmp_path / 'out.csv']

@@ -11,6 +11,7 @@ import torch
 
 CLONE = os.environ.get('TIMM_DIR')
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.clone,
     pytest.mark.skipif(not CLONE, reason="TIMM_DIR names no clone of timm's repository"),
 ]
