@@ -51,7 +51,6 @@ def plot_accuracy(groups: Sequence[Group]) -> bytes:
             linewidth=1,
         )
         names.append(name)
-        _label(ax, rows, colour)
     ax.set_xscale('log')
     ax.set_xlabel('million multiply-accumulates', fontsize=8.5, color=INK)
     ax.set_ylabel('top-1, %', fontsize=8.5, color=INK)
@@ -60,6 +59,7 @@ def plot_accuracy(groups: Sequence[Group]) -> bytes:
     ax.tick_params(axis='x', which='minor', labelsize=8.5, color=INK, labelcolor=INK)
     ax.grid(axis='y', color=ONE_COLOUR, alpha=0.15)
     ax.margins(x=0.1, y=0.12)
+    _label(ax, shown)
     for i, row in enumerate(far):  # at the edge, with its number
         words = f'↓ {row.conv} {row.mean:.2f}'
         place = dict(xycoords=('data', 'axes fraction'), textcoords='offset points', fontsize=7)
@@ -77,7 +77,14 @@ def _far(rows: Sequence[Row]) -> list[Row]:
     return []
 
 
-def _label(ax: Any, rows: Sequence[Row], colour: str) -> None:
-    for row in rows:
+def _label(ax: Any, rows: Sequence[Row]) -> None:
+    """Names above their marks, or below them where another name is there already."""
+    taken: list[tuple[float, float]] = []
+    for row in sorted(rows, key=lambda row: -row.mean):
+        place = row.macs / 1e6, row.mean
+        x, y = ax.transData.transform(place) * 72 / ax.figure.dpi
+        beside = any(abs(x - other) < 30 and abs(y - height) < 8 for other, height in taken)
+        taken.append((x, y - 14 * beside))
+        offset = (4, -10) if beside else (4, 4)
         name = row.conv.removesuffix('_se')
-        ax.annotate(name, (row.macs / 1e6, row.mean), (4, 4), textcoords='offset points', fontsize=7, color=colour)
+        ax.annotate(name, place, offset, textcoords='offset points', fontsize=7, color=_KINDS[_kind(row)][0])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,7 +13,9 @@ import train_options
 
 import timm_hetconv  # noqa: F401  registers the models
 from inference.errors import UserError
-from inference.reproduce.recipes import TABLES, load_recipe, recipe_names, rows_of
+from inference.reproduce.dataset import Dataset
+from inference.reproduce.recipes import TABLES, Recipe, load_recipe, recipe_names, rows_of
+from inference.reproduce.run import Plan
 from timm_hetconv.paper.tables import FIGURES
 
 
@@ -50,6 +53,36 @@ def test_recipes_of_others(tmp_path):
             load_recipe(str(broken))
     with pytest.raises(UserError, match="unknown recipe 'cifar_shor'; did you mean cifar_short"):
         load_recipe('cifar_shor')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'epochs', 'changed'),
+    [
+        ({'warmup_epochs': 2, 'decay_epochs': 5}, None, {}),
+        ({'warmup_epochs': 2, 'decay_epochs': 5}, 12, {}),
+        ({'warmup_epochs': 2, 'decay_epochs': 5}, 24, {'warmup_epochs': 4, 'decay_epochs': 10}),
+        ({'warmup_epochs': 2, 'decay_epochs': 5}, 1, {'warmup_epochs': 0, 'decay_epochs': 1}),
+        ({'decay_milestones': [6, 9], 'lr': 0.1}, 4, {'decay_milestones': [2, 3]}),
+        ({'warmup_epochs': 0}, 4, {}),
+    ],
+)
+def test_another_number_of_epochs_stretches_the_schedule(settings, epochs, changed):
+    recipe = Recipe('r', Path('r.yaml'), {'epochs': 12, **settings}).for_epochs(epochs)
+    assert recipe.changed == changed
+    assert recipe.settings == {'epochs': 12, **settings, **changed}
+    plan = Plan('m', recipe, 0, epochs or 12, Dataset('d', Path('d'), 'c', 1, 1, 10))
+    command = plan.command(Path('timm'), Path('out'), None, 1)
+    for name, value in changed.items():
+        place = command.index(f'--{name.replace("_", "-")}') + 1
+        values = [str(one) for one in value] if isinstance(value, list) else [str(value)]
+        assert command[place : place + len(values)] == values
+    assert sum(option.startswith(('--warmup', '--decay')) for option in command) == len(changed)
+
+
+@pytest.mark.parametrize('name', ['resnet34', 'vgg16'])
+def test_one_process_has_the_global_batch_of_imagenet(name):
+    settings = load_recipe(name).settings
+    assert settings['batch_size'] * settings['grad_accum_steps'] == 256
 
 
 @pytest.mark.parametrize('name', recipe_names())
