@@ -104,8 +104,9 @@ class InputTable {
     int first, last;
   };
   Inside inside(int64_t x, int length, int64_t size, const Sizes& run) const {
-    const int64_t stride = s_.stride[1], first = x >= 0 ? 0 : (-x + stride - 1) / stride;
-    const int64_t last = run.width - size - x >= 0 ? (run.width - size - x) / stride + 1 : 0;
+    const int64_t stride = s_.stride[1], right = run.width - size - x;
+    const int64_t first = x >= 0 ? 0 : stride == 1 ? -x : (-x + stride - 1) / stride;
+    const int64_t last = right < 0 ? 0 : stride == 1 ? right + 1 : right / stride + 1;
     const int begin = static_cast<int>(std::min<int64_t>(first, length));
     return {begin, std::max(begin, static_cast<int>(std::min<int64_t>(last, length)))};
   }
@@ -114,16 +115,21 @@ class InputTable {
   // apart.
   void fill_taps(const Sizes& run, const T* image, int64_t y, int64_t x, int length, const T** in, int count) const {
     const int64_t step = static_cast<int64_t>(s_.stride[1]) * s_.in_channels;
-    for (int ky = 0; ky < s_.kernel[0]; ky++) {
-      const int64_t in_y = y + ky * s_.dilation[0];
-      const bool row = in_y >= 0 && in_y < run.height;
-      for (int kx = 0; kx < s_.kernel[1]; kx++, in += count) {
-        const int64_t in_x = x + kx * s_.dilation[1];
-        const Inside range = row ? inside(in_x, length, 1, run) : Inside{0, 0};
-        std::fill(in, in + range.first, padding_.data());
+    const T* padding = padding_.data();
+    for (int kx = 0; kx < s_.kernel[1]; kx++, in += count) {
+      const int64_t in_x = x + kx * s_.dilation[1];
+      const Inside range = inside(in_x, length, 1, run);
+      const T** tap = in;
+      for (int ky = 0; ky < s_.kernel[0]; ky++, tap += static_cast<int64_t>(s_.kernel[1]) * count) {
+        const int64_t in_y = y + ky * s_.dilation[0];
+        if (in_y < 0 || in_y >= run.height) {
+          std::fill(tap, tap + length, padding);
+          continue;
+        }
         const T* p = image + (in_y * run.width + in_x) * s_.in_channels;
-        for (int i = range.first; i < range.last; i++) in[i] = p + i * step;
-        std::fill(in + range.last, in + length, padding_.data());
+        for (int i = 0; i < range.first; i++) tap[i] = padding;
+        for (int i = range.first; i < range.last; i++) tap[i] = p + i * step;
+        for (int i = range.last; i < length; i++) tap[i] = padding;
       }
     }
   }

@@ -66,6 +66,16 @@ class Int8Patches {
     int64_t from = ((y + first * s_.dilation[0]) * width + x) * channels;
     for (int64_t i = 0; i < columns; i++, x++, from += channels) {
       const bool inside = x >= 0 && x < width && first < last;
+      if (inside && last - first == rows) {
+        // All that are whole at once.
+        int64_t whole = std::min(columns - i, width - x);
+        const uint8_t* p = image + from;
+        while (whole && end - p - (rows - 1) * step < (whole - 1) * channels + kPiece) whole--;
+        if (copy_columns<kPiece>(p, step, channels, rows, whole, to)) {
+          i += whole - 1, x += whole - 1, from += (whole - 1) * channels, to += whole * rows * channels;
+          continue;
+        }
+      }
       int ky = 0;
       for (const int stop = inside ? first : rows; ky < stop; ky++, to += channels) std::memcpy(to, padding, kPiece);
       if (!inside) continue;
@@ -78,6 +88,31 @@ class Int8Patches {
       }
       for (; ky < rows; ky++, to += channels) std::memcpy(to, padding, kPiece);
     }
+  }
+
+  // `count` columns of all rows, if there are any, and this many rows have a loop of their own here: of those of usual
+  // stems it leaves as many moves as there are taps.
+  template <int kPiece>
+  static bool copy_columns(const uint8_t* p, int64_t step, int64_t channels, int rows, int64_t count, uint8_t* to) {
+    if (kPiece != 4 || channels != 3 || !count) return false;
+    switch (rows) {
+      case 3:
+        return copy_rgb<3>(p, step, count, to);
+      case 5:
+        return copy_rgb<5>(p, step, count, to);
+      case 7:
+        return copy_rgb<7>(p, step, count, to);
+      default:
+        return false;
+    }
+  }
+  template <int kRows>
+  static bool copy_rgb(const uint8_t* p, int64_t step, int64_t count, uint8_t* to) {
+    for (; count; count--, p += 3, to += 3 * kRows) {
+#pragma GCC unroll 8
+      for (int ky = 0; ky < kRows; ky++) std::memcpy(to + 3 * ky, p + ky * step, 4);
+    }
+    return true;
   }
 
   static constexpr int kMostPiece = 16;
