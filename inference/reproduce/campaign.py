@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..worker_process import available_cores
@@ -183,15 +184,27 @@ def _check_same(plan: Plan, result: Result, path: Path) -> None:
             continue
         if ours != theirs:
             raise UserError(
-                f'{path} is a result of other {what}, and no result is overwritten: give --results another folder'
+                f'{path} is a result of other {what}{_differing(theirs, ours)}, and no result is overwritten: '
+                f'give --results another folder'
             )
 
 
 def _check_begun(plan: Plan, folder: Path) -> None:
     state = State.load(folder)
-    for what, value in (state.begun if state else {}).items():
+    if state is None or not any(folder.glob('*.pth.tar')):  # nothing to go on from
+        return
+    for what, value in state.begun.items():
         if plan.begun[what] != value:
-            raise UserError(f'{folder} was begun with other {what}: give --output another folder, or delete this one')
+            other = f'{what}{_differing(value, plan.begun[what])}'
+            raise UserError(f'{folder} was begun with other {other}: give --output another folder, or delete this one')
+
+
+def _differing(before: Any, now: Any) -> str:
+    """' (lr 0.1, now 0.2)', of settings."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return ''
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return f' ({"; ".join(f"{key} {before.get(key)}, now {now.get(key)}" for key in keys)})'
 
 
 def _check_device(plans: Sequence[Plan]) -> None:

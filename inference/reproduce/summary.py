@@ -74,6 +74,7 @@ class Group:
         rows: Most MACs first.
         seconds: Of all the runs.
         apart: What is not as in another group of the same names; '' where there is none.
+        warmup: Epochs in which the learning rate rises.
     """
 
     arch: str
@@ -83,6 +84,7 @@ class Group:
     rows: tuple[Row, ...]
     seconds: float
     apart: str = ''
+    warmup: int = 0
 
     def row(self, conv: str) -> Row | None:
         """The row of a convolution, 'p4_se'."""
@@ -154,7 +156,8 @@ def groups(results: Sequence[tuple[str, Result]]) -> list[Group]:
     ):
         alike = [other[4] for other in found if other[:4] == (arch, data, recipe, epochs)]
         seconds = sum(result.seconds for _, result in members)
-        made.append(Group(arch, data, recipe, epochs, _rows(members), seconds, _apart(facts, alike)))
+        warmup = members[0][1].settings.get('warmup_epochs', 0)
+        made.append(Group(arch, data, recipe, epochs, _rows(members), seconds, _apart(facts, alike), warmup))
     return made
 
 

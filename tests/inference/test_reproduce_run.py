@@ -160,9 +160,19 @@ def test_a_summary_without_its_end_goes_on_where_it_ends(reproduce, tmp_path):
 def test_a_run_goes_on_with_what_it_began_with(what, other, reproduce, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     reproduce([plan()], 'kill 1')
-    with pytest.raises(UserError, match=f'{plan().name} was begun with other {what}: give --output another folder'):
+    words = what + r' \(lr 0.2, now 9.9\)' * (what == 'settings')
+    with pytest.raises(UserError, match=f'{plan().name} was begun with other {words}: give --output another folder'):
         reproduce([plan(**other)])
     check(reproduce([plan()]).finished[0])
+
+
+def test_a_run_without_an_epoch_binds_nobody(reproduce, tmp_path):
+    reproduce([plan(lr=9.9)], 'kill 0')
+    for path in (tmp_path / 'runs' / plan().name).glob('*.pth.tar'):
+        path.unlink()
+    result = reproduce([plan()]).finished[0]
+    check(result)
+    assert result.settings['lr'] == 0.2
 
 
 def test_a_gpu_that_is_not_there(reproduce, tmp_path, monkeypatch):
