@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import difflib
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -72,9 +74,11 @@ def reproduce(
         say: Called with a line for whatever a user should know.
 
     Raises:
-        UserError: No clone of timm, a result of other settings or data in the way, or a disk too small.
+        UserError: No clone of timm, a setting that train.py has not, a result of other settings or data in the way, no
+            GPU, or a disk too small.
     """
     check_timm(timm_dir)
+    _check_options(plans, timm_dir)
     finished, todo = [], []
     for plan in plans:
         path = results / f'{plan.name}.json'
@@ -187,6 +191,18 @@ def _check_same(plan: Plan, result: Result, path: Path) -> None:
                 f'{path} is a result of other {what}{_differing(theirs, ours)}, and no result is overwritten: '
                 f'give --results another folder'
             )
+
+
+def _check_options(plans: Sequence[Plan], timm_dir: Path) -> None:
+    """train.py takes any key of a recipe, and does nothing with one that it does not know."""
+    text = (timm_dir / 'train.py').read_text(encoding='utf-8', errors='replace')
+    options = {name.replace('-', '_') for name in re.findall(r"""['"]--([\w-]+)['"]""", text)}
+    options |= set(re.findall(r"""\bdest=['"](\w+)['"]""", text))
+    for recipe in {plan.recipe.name: plan.recipe for plan in plans}.values():
+        for key in recipe.settings:
+            if key not in options:
+                close = ''.join(f'; did you mean {name}?' for name in difflib.get_close_matches(key, options, 1))
+                raise UserError(f'{recipe.path}: train.py has no setting {key!r}{close}')
 
 
 def _check_begun(plan: Plan, folder: Path) -> None:

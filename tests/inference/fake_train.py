@@ -15,6 +15,14 @@ from pathlib import Path
 import torch
 import yaml
 
+# Those that are given, and those that the recipes have.
+OPTIONS = (
+    '--config', '--model', '--dataset', '--data-dir', '--epochs', '--seed', '--output', '--experiment', '--device',
+    '--workers', '--log-interval', '--resume', '--warmup-epochs', '--num-classes', '--img-size', '--train-crop-mode',
+    '--scale', '--ratio', '--color-jitter', '--smoothing', '--opt', '--momentum', '--weight-decay', '--lr', '--sched',
+    '--sched-on-updates', '--warmup-lr', '--min-lr', '--batch-size', '--amp', '--amp-dtype', '--channels-last',
+    '--checkpoint-hist', '--initial-checkpoint',
+)  # fmt: skip
 HEAD = ['epoch', 'train_loss', 'eval_loss', 'eval_top1', 'eval_top5', 'lr']
 
 
@@ -25,11 +33,8 @@ def top1(seed, epoch):
 
 def main():
     parser = argparse.ArgumentParser()
-    for option in (
-        'config', 'model', 'dataset', 'data-dir', 'epochs', 'seed', 'output', 'experiment', 'device', 'workers',
-        'log-interval', 'resume', 'warmup-epochs',
-    ):  # fmt: skip
-        parser.add_argument(f'--{option}')
+    for option in OPTIONS:
+        parser.add_argument(option)
     parser.add_argument('--no-prefetcher', action='store_true')
     args = parser.parse_args()
     assert yaml.safe_load(Path(args.config).read_text())['num_classes'] == 10

@@ -26,6 +26,7 @@ def hetconv(tmp_path, monkeypatch, capsys):
     for split in ('train', 'val'):
         shutil.rmtree(tmp_path / 'few' / split / '9')
     (tmp_path / 'endless.yaml').write_text('num_classes: 10\n')
+    (tmp_path / 'typo.yaml').write_text('num_classes: 10\nepochs: 2\nmomentun: 0.9\n')
     (tmp_path / 'many.yaml').write_text('num_classes: 10\nepochs: many\n')
     (tmp_path / 'clone' / 'timm').mkdir(parents=True)
     shutil.copy(fake_train.__file__, tmp_path / 'clone' / 'train.py')
@@ -65,6 +66,10 @@ def test_runs_and_results(hetconv, monkeypatch):
         (['resnet20', *ALL, '--recipe', 'none'], "unknown recipe 'none'"),
         (['resnet20', *ALL, '--recipe', 'endless.yaml'], 'endless.yaml has no line `epochs:` with a number from 1 on'),
         (['resnet20', *ALL, '--recipe', 'many.yaml', '--epochs', '2'], 'many.yaml has no line `epochs:`'),
+        (
+            ['resnet20', *ALL, '--recipe', 'typo.yaml'],
+            "typo.yaml: train.py has no setting 'momentun'; did you mean momentum?",
+        ),
         (['resnet20', *ALL, '--device', 'tpu'], "unknown device 'tpu'"),
         (['resnet20', *ALL, '--seeds', '0'], "Invalid value for '--seeds'"),
         (['resnet20', '--timm-dir', 'images', '--data-dir', 'images'], 'images is no clone of timm'),
