@@ -124,7 +124,8 @@ def test_what_was_done_is_kept(fault, words, resumed, note, reproduce, tmp_path)
 
 def test_killed_after_its_last_epoch(reproduce, tmp_path):
     reproduce([plan()], 'kill 2')
-    (tmp_path / 'clone' / 'train.py').write_text('raise SystemExit(1)')
+    script = tmp_path / 'clone' / 'train.py'
+    script.write_text(f'raise SystemExit(1)\n{script.read_text()}')
     check(reproduce([plan()]).finished[0])
 
 
