@@ -20,7 +20,7 @@ from .folder import RunFailed, State, alone, newest_checkpoint, read_curve
 from .recipes import Recipe
 from .results import Epoch
 
-__all__ = ['Plan', 'RunFailed', 'Training']
+__all__ = ['Plan', 'Training']
 
 STEP = re.compile(r'Train: (\d+) \[ *(\d+)/(\d+)')
 
@@ -130,7 +130,7 @@ class Training:
         threads: int,
         workers: int,
         report: Callable[['Training'], None] = lambda training: None,
-    ) -> float:
+    ) -> None:
         """Train to the end.
 
         Args:
@@ -139,19 +139,16 @@ class Training:
             workers: Processes that read images.
             report: Called whenever `done` has grown.
 
-        Returns:
-            Seconds, those of earlier parts among them.
-
         Raises:
             RunFailed: train.py ended with an error, or was killed; or another command trains the same.
             UserError: The disk is full.
         """
         with alone(self.folder) as lock:
-            return self._run(timm_dir, threads, workers, report, lock)
+            self._run(timm_dir, threads, workers, report, lock)
 
     def _run(
         self, timm_dir: Path, threads: int, workers: int, report: Callable[['Training'], None], lock: TextIO
-    ) -> float:
+    ) -> None:
         resume = self._checkpoint()
         before = self.state.seconds
         self.state.begun = self.plan.begun
@@ -195,7 +192,6 @@ class Training:
             raise RunFailed(f'{self.plan.name} {_reason(self._process.returncode, tail)}; all it said: {log}')
         self.done = self.plan.total
         report(self)
-        return self.state.seconds
 
     def stop(self) -> None:
         """End the process from another thread, with those that read its images."""
