@@ -99,7 +99,9 @@ TABLES = {
     'resnet20': Table(
         'ResNet-20 on CIFAR-10, which is not in the paper: small enough for a CPU',
         'cifar_short',
-        _variants('resnet20_cifar', 'p1', 'p2', 'p4', 'p8', 'p1_se', 'p4_se', 'gwc4', 'dwc', 'pc'),
+        _variants(
+            'resnet20_cifar', 'p1', 'p2', 'p4', 'p8', 'p1_se', 'p2_se', 'p4_se', 'p8_se', 'gwc4', 'dwc', 'pc', 'pc_se'
+        ),
     ),
     'fashion': Table(
         'ResNet-20 on Fashion-MNIST, whose images may be shared', 'fashion_short', _variants('resnet20_cifar', 'p4')
