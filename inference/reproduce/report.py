@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from timm_hetconv.paper.tables import ACCURACIES, FIGURES
+
 from ..files import write_together
 from .plot import plot_accuracy
 from .recipes import load_recipe
@@ -47,7 +49,9 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
         linked=_linked,
         over_original=_over_original,
         pruned=[row for group in found for row in group.rows if row.note],
-        published=lambda group: any(row.published for row in group.rows),
+        printed=_printed,
+        saved=_saved,
+        table=_table,
     )
     write_together({page: text.encode(), picture: plot_accuracy(found)})
     return [page, picture]
@@ -79,3 +83,30 @@ def _over_original(group: Group, row: Row) -> str:
         return ' | '
     apart = group.difference(row, original)
     return f'{apart.points:+.2f} | {_interval(apart)}'
+
+
+def _saved(group: Group, row: Row) -> str:
+    saved = group.saved(row)
+    return '' if saved is None else f'{saved:.2f}'
+
+
+def _table(group: Group) -> int | None:
+    """The first of the paper's tables that has a row of the group; None where it trained no such network."""
+    models = {row.model for row in group.rows}
+    return min((figure.table for figure in FIGURES if figure.model in models), default=None)
+
+
+_WORDS = {
+    'MFLOPs': '{} million',
+    'GFLOPs': '{} thousand million',
+    'FLOPs reduced %': 'saved {} %',
+    'top-1': 'top-1 {} %',
+}
+
+
+def _printed(row: Row) -> str:
+    """What the paper prints of a network: multiply-accumulates, per cent of them saved, top-1 where it is known."""
+    own = [figure for figure in FIGURES if figure.model == row.model]
+    found = {figure.metric: figure.printed for figure in own}
+    found |= {'top-1': ACCURACIES[figure.row] for figure in own if figure.row in ACCURACIES}
+    return ', '.join(words.format(found[metric]) for metric, words in _WORDS.items() if metric in found)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from timm_hetconv import parse_variant
-from timm_hetconv.paper.tables import ACCURACIES, FIGURES
 
 from ..errors import UserError
 from .results import Result
@@ -32,7 +31,6 @@ class Row:
         conv: 'p4', 'gwc4', 'dwc', 'pc', with '_se' where it has it; '+l1', ... of a pruned one.
         macs, params: Of the network.
         top1: Per cent, a seed each.
-        published: The paper's top-1 of the network on the original CIFAR-10, as printed; None where it is not known.
         files: Names of the results.
         note: Of a pruned network, what its filters were removed by.
     """
@@ -42,7 +40,6 @@ class Row:
     macs: int
     params: int
     top1: tuple[float, ...]
-    published: str | None
     files: tuple[str, ...]
     note: str = ''
 
@@ -90,11 +87,20 @@ class Group:
         """The row of a convolution, 'p4_se'."""
         return next((row for row in self.rows if row.conv == conv), None)
 
+    @property
+    def _base(self) -> str:
+        return 'dwc' if self.arch.startswith('mobilenet') else 'p1'
+
     def original(self, row: Row) -> Row | None:
         """What a row is a change of: the dense network, with SE where it has SE; MobileNet has depthwise layers."""
-        base = 'dwc' if self.arch.startswith('mobilenet') else 'p1'
+        base = self._base
         found = self.row(f'{base}_se' if row.conv.endswith('_se') else base) or self.row(base)
         return None if found is row else found
+
+    def saved(self, row: Row) -> float | None:
+        """Per cent of the original's MACs that a row saves; as in the paper, SE or not, of the original without SE."""
+        base = self.row(self._base)
+        return None if base is None or base is row else 100 * (1 - row.macs / base.macs)
 
     @property
     def spread(self) -> Spread:
@@ -137,11 +143,6 @@ def _split(model: str) -> tuple[str, str]:
     variant = parse_variant(name if name.startswith('hetconv_') else f'hetconv_{name}')
     conv = f'+{method}' if plus else variant['conv'] + ('_se' if variant['se'] else '')
     return variant['arch'], conv
-
-
-def _published(model: str) -> str | None:
-    rows = {figure.row for figure in FIGURES if figure.table == 1 and figure.model == model}
-    return next((ACCURACIES[row] for row in rows if row in ACCURACIES), None)
 
 
 def groups(results: Sequence[tuple[str, Result]]) -> list[Group]:
@@ -194,7 +195,6 @@ def _rows(members: Sequence[tuple[str, Result]]) -> tuple[Row, ...]:
                 macs=first.macs,
                 params=first.params,
                 top1=tuple(result.top1 for _, result in of_model),
-                published=_published(model),
                 files=tuple(name for name, _ in of_model),
                 note=first.settings.get('pruning', {}).get('criterion', ''),
             )

@@ -165,9 +165,44 @@ def test_claims_take_ours_at_equal_or_fewer_macs():
     }
 
 
-def test_what_the_paper_prints_stands_beside_it():
-    found = grouped([result(model='hetconv_vgg16_cifar_p4'), result(model='hetconv_vgg16_cifar_p4_se')])
-    assert {row.conv: row.published for row in found[0].rows} == {'p4': '93.93', 'p4_se': None}
+@pytest.mark.parametrize(
+    ('arch', 'table', 'cells'),
+    [
+        (
+            'vgg16_cifar',
+            1,
+            {
+                'p1': ('', '313.74 million, top-1 94.06 %'),
+                'p4': ('66.22', '105.98 million, saved 66.22 %, top-1 93.93 %'),
+                'p4_se': ('66.08', '106.42 million, saved 66.08 %'),
+            },
+        ),
+        ('resnet56_cifar', 3, {'p1': ('', ''), 'p4': ('66.45', 'saved 66.45 %')}),
+        ('mobilenet_cifar', 4, {'dwc': ('', '46.36 million'), 'p32': ('-20.66', '55.94 million')}),
+        ('resnet34', 6, {'p1': ('', '3.6 thousand million'), 'p4': ('64.48', '1.3 thousand million, saved 64.48 %')}),
+    ],
+)
+def test_what_the_paper_prints_stands_beside_it(tmp_path, arch, table, cells):
+    """MACs are the paper's here, from what it saves, so that the column beside must say the same."""
+    base = 313_740_000
+    saved = {conv: float(saved or 0) / 100 for conv, (saved, _) in cells.items()}
+    (tmp_path / 'results').mkdir()
+    for conv in cells:
+        macs = round(base * (1 - saved[conv]))
+        one = result(model=f'hetconv_{arch}_{conv}').model_copy(update={'macs': macs})
+        one.save(tmp_path / 'results' / f'{conv}.json')
+    text = write_accuracy(tmp_path / 'results', tmp_path)[0].read_text()
+    assert f'| 95 % | paper, table {table} |' in text
+    for conv, (share, printed) in cells.items():
+        (line,) = re.findall(rf'^\| `hetconv_{arch}_{conv}` .*$', text, re.MULTILINE)
+        found = [cell.strip() for cell in line.strip('|').split('|')]
+        assert (found[2], found[-1]) == (share, printed)
+
+
+def test_no_column_of_the_paper_for_a_network_that_it_has_not(tmp_path):
+    (tmp_path / 'results').mkdir()
+    result().save(tmp_path / 'results' / 'p4.json')
+    assert 'paper, table' not in write_accuracy(tmp_path / 'results', tmp_path)[0].read_text()
 
 
 def test_page_and_picture(tmp_path):
@@ -180,7 +215,7 @@ def test_page_and_picture(tmp_path):
     text = page.read_text()
     assert re.search(r'P=4 costs no accuracy .* \| -1.00 \| -1.23 to -0.77 \| \*\*did not hold\*\* \|', text)
     assert '`hetconv_resnet20_cifar_p4` [0](../results/hetconv_resnet20_cifar_p4-s0.json)' in text
-    assert re.search(r'cifar_p4` .* \| 13,812,352 \| 100 \| 3 \| 84.10 \| 84.00–84.20 \| -1.00 \|', text)
+    assert re.search(r'cifar_p4` .* \| 13,812,352 \| 66.16 \| 100 \| 3 \| 84.10 \| 84.00–84.20 \| -1.00 \|', text)
     for link in re.findall(r'\]\(([^)]*\.json)\)', text):
         assert (page.parent / link).is_file()
     assert ElementTree.parse(picture).getroot().tag.endswith('svg')
@@ -203,7 +238,7 @@ def test_page_and_picture(tmp_path):
     ],
 )
 def test_rows_far_below_are_shown_at_the_edge(means, far):
-    rows = [Row('m', 'p4', 1, 1, (mean,), None, ()) for mean in means]
+    rows = [Row('m', 'p4', 1, 1, (mean,), ()) for mean in means]
     assert _far(rows[::-1]) == rows[len(rows) - far :]
 
 
