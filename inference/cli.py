@@ -262,6 +262,11 @@ def report(
         for path in write_accuracy(json, output):
             print(path)
         return
+    if not json.exists():
+        raise UserError(
+            f'{json}: no such file or folder; `hetconv bench MODEL --json {json}` makes a file of it, '
+            f'`hetconv reproduce TABLE --results {json}` a folder'
+        )
     _write_report(Run.load(json), output, accuracy or [])
 
 

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional, TextIO
+from typing import Any, TextIO
 
 from ..errors import UserError
 from ..files import write_atomically
 from .results import Epoch
 
-__all__ = ['RunFailed', 'State', 'alone', 'newest_checkpoint', 'read_curve']
+__all__ = ['RunFailed', 'State', 'alone', 'newest_checkpoint', 'read_curve', 'untold_seconds']
 
 STATE = 'reproduce.json'
 
@@ -38,7 +38,7 @@ class State:
     codes: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
-    def load(folder: Path) -> 'Optional[State]':
+    def load(folder: Path) -> 'State | None':
         """None where it is damaged; a new one where there is none."""
         try:
             found = json.loads((folder / STATE).read_text())
@@ -55,6 +55,13 @@ class State:
         """Write it, where the disk has room: of a full one the run tells."""
         with contextlib.suppress(UserError):
             write_atomically(folder / STATE, json.dumps({**vars(self), 'seconds': round(self.seconds, 1)}).encode())
+
+
+def untold_seconds(folder: Path) -> float:
+    """How long train.py went on after the state was written, by the time of its files: its command may be killed."""
+    times = [path.stat().st_mtime for path in folder.glob('*') if path.suffix in ('.csv', '.tar')]
+    state = folder / STATE
+    return max(0.0, max(times, default=0.0) - state.stat().st_mtime) if state.exists() else 0.0
 
 
 @contextlib.contextmanager
@@ -84,7 +91,7 @@ def alone(folder: Path) -> Iterator[TextIO]:
         yield file
 
 
-def newest_checkpoint(folder: Path, epochs: int) -> tuple[Optional[tuple[int, Path]], str]:
+def newest_checkpoint(folder: Path, epochs: int) -> tuple[tuple[int, Path] | None, str]:
     """The newest that is whole, of no later epoch than the curve has.
 
     Args:
@@ -110,7 +117,7 @@ def newest_checkpoint(folder: Path, epochs: int) -> tuple[Optional[tuple[int, Pa
     return (epoch, path), note
 
 
-def _epoch_of(checkpoint: Path) -> Optional[int]:
+def _epoch_of(checkpoint: Path) -> int | None:
     """The last epoch in a checkpoint; None where it is not whole."""
     import argparse
 

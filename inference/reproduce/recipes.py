@@ -131,9 +131,10 @@ def load_recipe(name: str) -> Recipe:
     """
     import yaml
 
-    path = Path(name) if name.endswith(('.yaml', '.yml')) else _folder() / f'{name}.yaml'
+    own = name.endswith(('.yaml', '.yml'))
+    path = Path(name) if own else _folder() / f'{name}.yaml'
     if not path.is_file():
-        raise unknown('recipe', name, recipe_names())
+        raise UserError(f'{path}: no such file') if own else unknown('recipe', name, recipe_names())
     try:
         settings = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

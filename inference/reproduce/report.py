@@ -108,5 +108,7 @@ def _printed(row: Row) -> str:
     """What the paper prints of a network: multiply-accumulates, per cent of them saved, top-1 where it is known."""
     own = [figure for figure in FIGURES if figure.model == row.model]
     found = {figure.metric: figure.printed for figure in own}
-    found |= {'top-1': ACCURACIES[figure.row] for figure in own if figure.row in ACCURACIES}
-    return ', '.join(words.format(found[metric]) for metric, words in _WORDS.items() if metric in found)
+    known = [ACCURACIES[figure.row] for figure in own if figure.row in ACCURACIES]
+    if known:
+        found['top-1'] = known[0]
+    return ', '.join(text.format(found[metric]) for metric, text in _WORDS.items() if metric in found)

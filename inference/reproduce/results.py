@@ -1,7 +1,7 @@
 """A finished run as a JSON file: what was trained, on what, with what, and how well."""
 
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -87,7 +87,7 @@ class Result(BaseModel):
         except OSError as error:
             raise UserError(f'{path}: {error.strerror}') from error
         except (ValidationError, UnicodeDecodeError) as error:
-            first: Optional[dict[str, Any]] = dict(error.errors()[0]) if isinstance(error, ValidationError) else None
+            first: dict[str, Any] | None = dict(error.errors()[0]) if isinstance(error, ValidationError) else None
             where = f' ({".".join(map(str, first["loc"]))}: {first["msg"]})' if first else ''
             raise UserError(f'{path} is no result of `hetconv reproduce`, or damaged{where}') from error
 

@@ -16,12 +16,13 @@ from typing import Any, TextIO
 
 from ..errors import UserError
 from .dataset import Dataset
-from .folder import RunFailed, State, alone, newest_checkpoint, read_curve
+from .folder import RunFailed, State, alone, newest_checkpoint, read_curve, untold_seconds
 from .recipes import Recipe
 from .results import Epoch
 
 __all__ = ['Plan', 'Training']
 
+REFUSED = re.compile(r'train\.py: error: (argument --.*)')
 STEP = re.compile(r'Train: (\d+) \[ *(\d+)/(\d+)')
 
 
@@ -113,6 +114,7 @@ class Training:
             self.note = f'the state of {self.folder} is damaged: the time of earlier parts is not counted'
         else:
             self.state = state
+            self.state.seconds += untold_seconds(self.folder)
 
     @property
     def curve(self) -> list[Epoch]:
@@ -141,7 +143,7 @@ class Training:
 
         Raises:
             RunFailed: train.py ended with an error, or was killed; or another command trains the same.
-            UserError: The disk is full.
+            UserError: The disk is full, or train.py does not take a value of the recipe.
         """
         with alone(self.folder) as lock:
             self._run(timm_dir, threads, workers, report, lock)
@@ -188,6 +190,8 @@ class Training:
             self._end()
             self.state.seconds = before + time.monotonic() - started
             self.state.save(self.folder)
+        if self._process.returncode == 2 and tail and (refused := REFUSED.match(tail[-1])):
+            raise UserError(f'{self.plan.recipe.path}: {refused[1]}')
         if self._process.returncode or not self.complete:
             raise RunFailed(f'{self.plan.name} {_reason(self._process.returncode, tail)}; all it said: {log}')
         self.done = self.plan.total

@@ -1,10 +1,12 @@
 """What `hetconv reproduce` sees of timm's train.py, in no time: the same options, files and lines.
 
 The environment variable FAKE_TRAIN has what goes wrong, and after which epoch: `kill 1`, `cut 1` (the last checkpoint,
-and the one before it is whole), `cut-all 1`, `half-line 1`, `full 1`, `error 1`, `wait 1`.
+and the one before it is whole), `cut-all 1`, `half-line 1`, `full 1` (it says so), `fill 1` (the disk is), `error 1`,
+`wait 1`.
 """
 
 import argparse
+import contextlib
 import csv
 import os
 import signal
@@ -34,10 +36,12 @@ def top1(seed, epoch):
 def main():
     parser = argparse.ArgumentParser()
     for option in OPTIONS:
-        parser.add_argument(option)
+        parser.add_argument(option, type=float if option == '--lr' else str)
     parser.add_argument('--no-prefetcher', action='store_true')
+    recipe = yaml.safe_load(Path(parser.parse_known_args()[0].config).read_text())
+    parser.set_defaults(**recipe)
     args = parser.parse_args()
-    assert yaml.safe_load(Path(args.config).read_text())['num_classes'] == 10
+    assert recipe['num_classes'] == 10
     folder = Path(args.output, args.experiment)
     folder.mkdir(parents=True, exist_ok=True)
     fault, _, after = os.environ.get('FAKE_TRAIN', '').partition(' ')
@@ -74,6 +78,11 @@ def go_wrong(fault, folder, epoch):
     if fault == 'half-line':
         with (folder / 'summary.csv').open('a') as file:
             file.write(f'{epoch + 1},1.')
+    if fault == 'fill':
+        with (folder.parent / 'fill').open('wb', buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        return  # to find out with the next epoch
     if fault == 'full':
         sys.exit("OSError: [Errno 28] No space left on device: 'tmp.pth.tar'")
     if fault == 'error':

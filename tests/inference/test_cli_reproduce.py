@@ -58,12 +58,23 @@ def test_runs_and_results(hetconv, monkeypatch):
     assert 'failed, exit code 1: RuntimeError: something is wrong' in output
 
 
+def test_a_value_that_train_py_does_not_take(hetconv, tmp_path):
+    recipe = 'num_classes: 10\nepochs: 2\nlr: fast\n'
+    (tmp_path / 'fast.yaml').write_text(recipe)
+    code, output, errors = hetconv('resnet20', *ALL, '--recipe', 'fast.yaml')
+    assert code == 2
+    assert errors.splitlines()[-1] == "hetconv: fast.yaml: argument --lr: invalid float value: 'fast'"
+    assert not output
+    assert not Path('benchmarks').exists()
+
+
 @pytest.mark.parametrize(
     ('args', 'words'),
     [
         (['7', *ALL], "unknown table '7'"),
         (['resnet20', *ALL, '--rows', 'p3'], "unknown row of table resnet20 'p3'"),
         (['resnet20', *ALL, '--recipe', 'none'], "unknown recipe 'none'"),
+        (['resnet20', *ALL, '--recipe', 'none.yaml'], 'none.yaml: no such file'),
         (['resnet20', *ALL, '--recipe', 'endless.yaml'], 'endless.yaml has no line `epochs:` with a number from 1 on'),
         (['resnet20', *ALL, '--recipe', 'many.yaml', '--epochs', '2'], 'many.yaml has no line `epochs:`'),
         (

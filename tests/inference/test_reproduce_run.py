@@ -220,6 +220,7 @@ campaign.reproduce([plan()], Path({str(clone)!r}), runs, results)
         time.sleep(0.2)
     check(outcome.finished[0])
     assert outcome.finished[0].resumed_at == []
+    assert outcome.finished[0].seconds > 6, 'what it trained by itself'
 
 
 def test_others_go_on_when_one_fails(reproduce, clone):
