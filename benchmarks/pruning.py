@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from inference.reproduce.recipes import load_recipe
     from inference.reproduce.results import Result
 
-    recipe = load_recipe(RECIPE).settings
-    epochs = int(recipe['epochs']) if args.epochs is None else args.epochs
+    stretched = load_recipe(RECIPE).for_epochs(args.epochs)
+    recipe, epochs = stretched.settings, args.epochs or stretched.epochs
     usual = epochs if args.method == 'sfp' else max(epochs // 2, 1)
     before = usual if args.before is None else args.before
     if not 1 <= before <= epochs:

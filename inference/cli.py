@@ -264,8 +264,8 @@ def report(
         return
     if not json.exists():
         raise UserError(
-            f'{json}: no such file or folder; `hetconv bench MODEL --json {json}` makes a file of it, '
-            f'`hetconv reproduce TABLE --results {json}` a folder'
+            f'{json}: no such file or folder; `hetconv bench MODEL --json {json}` makes such a file, '
+            f'`hetconv reproduce TABLE --results {json}` such a folder'
         )
     _write_report(Run.load(json), output, accuracy or [])
 

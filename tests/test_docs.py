@@ -66,6 +66,18 @@ def test_readme_has_the_figures_of_the_run_in_the_repository(benchmarks):
     assert readme_table.embed(readme, readme_table.table(Run.load(readme_table.RESULT))) == readme
 
 
+def test_the_page_on_accuracy_has_the_figures_of_the_results_in_the_repository(tmp_path):
+    import shutil
+
+    from inference.reproduce.report import write_accuracy
+
+    results = Path('benchmarks', 'results', 'accuracy')
+    shutil.copytree(ROOT / results, tmp_path / results)
+    (tmp_path / 'docs').mkdir()
+    page, _ = write_accuracy(tmp_path / results, tmp_path / 'docs')
+    assert page.read_text() == (ROOT / 'docs' / page.name).read_text()
+
+
 def test_the_page_on_serving_has_the_figures_of_the_rows_in_the_repository(benchmarks):
     import json
 

@@ -96,9 +96,17 @@ def reproduce(
     cores = len(available_cores())
     threads = max(cores // jobs, 1)
     trainings: list[Training] = []
+    introduced: list[Training] = []
     clock = Clock(todo)
 
+    def introduce(training: Training) -> None:
+        """Say how it begins, once: before hours have passed, and even if it fails."""
+        if training.note and training not in introduced:
+            introduced.append(training)
+            say(f'{training.plan.name}: {training.note}')
+
     def told(training: Training) -> None:
+        introduce(training)
         clock.note(training)
         if not clock.is_time(training):
             return
@@ -121,8 +129,9 @@ def reproduce(
             except BaseException:
                 clock.give_up(training)
                 raise
-        if training.note:
-            say(f'{plan.name}: {training.note}')
+            finally:
+                introduce(training)
+        introduce(training)
         result = _result(plan, training, threads)
         results.mkdir(parents=True, exist_ok=True)
         result.save(results / f'{plan.name}.json')

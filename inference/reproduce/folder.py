@@ -59,9 +59,11 @@ class State:
 
 def untold_seconds(folder: Path) -> float:
     """How long train.py went on after the state was written, by the time of its files: its command may be killed."""
-    times = [path.stat().st_mtime for path in folder.glob('*') if path.suffix in ('.csv', '.tar')]
-    state = folder / STATE
-    return max(0.0, max(times, default=0.0) - state.stat().st_mtime) if state.exists() else 0.0
+    times = {}
+    for name in (STATE, 'summary.csv', 'last.pth.tar'):
+        with contextlib.suppress(FileNotFoundError):
+            times[name] = (folder / name).stat().st_mtime
+    return max(times.values()) - times[STATE] if STATE in times else 0.0
 
 
 @contextlib.contextmanager

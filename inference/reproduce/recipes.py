@@ -35,7 +35,7 @@ class Recipe:
         """
         epochs = self.settings.get('epochs')
         if not isinstance(epochs, int) or epochs < 1:
-            raise UserError(f'{self.path} has no line `epochs:` with a number from 1 on')
+            raise UserError(f'{self.path} has no line `epochs:` with a whole number from 1 on')
         return epochs
 
     def for_epochs(self, epochs: int | None) -> 'Recipe':
@@ -141,6 +141,11 @@ def load_recipe(name: str) -> Recipe:
         raise UserError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise UserError(f'{path} is no recipe: it should have a line `name: value` for each setting of train.py')
+    for key in ('epochs', 'warmup_epochs', 'cooldown_epochs', 'decay_epochs', 'decay_milestones'):  # what we count with
+        numbers = settings.get(key, 0)
+        for number in numbers if isinstance(numbers, list) else [numbers]:
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                raise UserError(f'{path}: {key} must be a number of epochs, not {number!r}')
     return Recipe(path.stem, path, settings)
 
 

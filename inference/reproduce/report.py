@@ -5,6 +5,7 @@ from pathlib import Path
 
 from timm_hetconv.paper.tables import ACCURACIES, FIGURES
 
+from ..errors import UserError
 from ..files import write_together
 from .plot import plot_accuracy
 from .recipes import load_recipe
@@ -51,6 +52,7 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
         pruned=[row for group in found for row in group.rows if row.note],
         printed=_printed,
         saved=_saved,
+        warmup_now=_warmup_now,
         table=_table,
     )
     write_together({page: text.encode(), picture: plot_accuracy(found)})
@@ -85,6 +87,15 @@ def _over_original(group: Group, row: Row) -> str:
     return f'{apart.points:+.2f} | {_interval(apart)}'
 
 
+def _warmup_now(group: Group) -> int | None:
+    """Epochs of warm-up in a run of today, where that differs: `--epochs` once left the warm-up alone."""
+    try:
+        now = load_recipe(group.recipe).for_epochs(group.epochs).settings.get('warmup_epochs', 0)
+    except UserError:  # no recipe of ours
+        return None
+    return None if now == group.warmup else now
+
+
 def _saved(group: Group, row: Row) -> str:
     saved = group.saved(row)
     return '' if saved is None else f'{saved:.2f}'
@@ -108,7 +119,7 @@ def _printed(row: Row) -> str:
     """What the paper prints of a network: multiply-accumulates, per cent of them saved, top-1 where it is known."""
     own = [figure for figure in FIGURES if figure.model == row.model]
     found = {figure.metric: figure.printed for figure in own}
-    known = [ACCURACIES[figure.row] for figure in own if figure.row in ACCURACIES]
+    known = [ACCURACIES[figure.row] for figure in own if figure.table == 1 and figure.row in ACCURACIES]
     if known:
         found['top-1'] = known[0]
     return ', '.join(text.format(found[metric]) for metric, text in _WORDS.items() if metric in found)

@@ -22,7 +22,7 @@ from .results import Epoch
 
 __all__ = ['Plan', 'Training']
 
-REFUSED = re.compile(r'train\.py: error: (argument --.*)')
+REFUSED = re.compile(r'train\.py: error: (argument .*)')
 STEP = re.compile(r'Train: (\d+) \[ *(\d+)/(\d+)')
 
 
@@ -185,7 +185,9 @@ class Training:
                         self.done = epoch + step / max(steps, 1)
                         report(self)
         except OSError as error:
-            raise UserError(f'{log}: {error.strerror}; what was done is kept') from error
+            raise UserError(
+                f'{log}: {error.strerror}; what was done is kept: free some space and give the same command again'
+            ) from error
         finally:
             self._end()
             self.state.seconds = before + time.monotonic() - started

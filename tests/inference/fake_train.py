@@ -36,7 +36,8 @@ def top1(seed, epoch):
 def main():
     parser = argparse.ArgumentParser()
     for option in OPTIONS:
-        parser.add_argument(option, type=float if option == '--lr' else str)
+        kind = {'--lr': float, '--batch-size': int}.get(option, str)
+        parser.add_argument(*['-b'] * (option == '--batch-size'), option, type=kind)
     parser.add_argument('--no-prefetcher', action='store_true')
     recipe = yaml.safe_load(Path(parser.parse_known_args()[0].config).read_text())
     parser.set_defaults(**recipe)

@@ -27,7 +27,12 @@ def hetconv(tmp_path, monkeypatch, capsys):
         shutil.rmtree(tmp_path / 'few' / split / '9')
     (tmp_path / 'endless.yaml').write_text('num_classes: 10\n')
     (tmp_path / 'typo.yaml').write_text('num_classes: 10\nepochs: 2\nmomentun: 0.9\n')
-    (tmp_path / 'many.yaml').write_text('num_classes: 10\nepochs: many\n')
+    for name, setting in (
+        ('many', 'epochs: many'),
+        ('warm', 'epochs: 2\nwarmup_epochs: two'),
+        ('steps', 'epochs: 2\ndecay_milestones: [1, x]'),
+    ):
+        (tmp_path / f'{name}.yaml').write_text(f'num_classes: 10\n{setting}\n')
     (tmp_path / 'clone' / 'timm').mkdir(parents=True)
     shutil.copy(fake_train.__file__, tmp_path / 'clone' / 'train.py')
 
@@ -58,12 +63,18 @@ def test_runs_and_results(hetconv, monkeypatch):
     assert 'failed, exit code 1: RuntimeError: something is wrong' in output
 
 
-def test_a_value_that_train_py_does_not_take(hetconv, tmp_path):
-    recipe = 'num_classes: 10\nepochs: 2\nlr: fast\n'
-    (tmp_path / 'fast.yaml').write_text(recipe)
+@pytest.mark.parametrize(
+    ('setting', 'words'),
+    [
+        ('lr: fast', "argument --lr: invalid float value: 'fast'"),
+        ('batch_size: big', "argument -b/--batch-size: invalid int value: 'big'"),
+    ],
+)
+def test_a_value_that_train_py_does_not_take(setting, words, hetconv, tmp_path):
+    (tmp_path / 'fast.yaml').write_text(f'num_classes: 10\nepochs: 2\n{setting}\n')
     code, output, errors = hetconv('resnet20', *ALL, '--recipe', 'fast.yaml')
     assert code == 2
-    assert errors.splitlines()[-1] == "hetconv: fast.yaml: argument --lr: invalid float value: 'fast'"
+    assert errors.splitlines()[-1] == f'hetconv: fast.yaml: {words}'
     assert not output
     assert not Path('benchmarks').exists()
 
@@ -75,8 +86,19 @@ def test_a_value_that_train_py_does_not_take(hetconv, tmp_path):
         (['resnet20', *ALL, '--rows', 'p3'], "unknown row of table resnet20 'p3'"),
         (['resnet20', *ALL, '--recipe', 'none'], "unknown recipe 'none'"),
         (['resnet20', *ALL, '--recipe', 'none.yaml'], 'none.yaml: no such file'),
-        (['resnet20', *ALL, '--recipe', 'endless.yaml'], 'endless.yaml has no line `epochs:` with a number from 1 on'),
-        (['resnet20', *ALL, '--recipe', 'many.yaml', '--epochs', '2'], 'many.yaml has no line `epochs:`'),
+        (
+            ['resnet20', *ALL, '--recipe', 'endless.yaml'],
+            'endless.yaml has no line `epochs:` with a whole number from 1 on',
+        ),
+        (
+            ['resnet20', *ALL, '--recipe', 'many.yaml', '--epochs', '2'],
+            "many.yaml: epochs must be a number of epochs, not 'many'",
+        ),
+        (['resnet20', *ALL, '--recipe', 'warm.yaml', '--epochs', '3'], 'warm.yaml: warmup_epochs must be a number'),
+        (
+            ['resnet20', *ALL, '--recipe', 'steps.yaml'],
+            "steps.yaml: decay_milestones must be a number of epochs, not 'x'",
+        ),
         (
             ['resnet20', *ALL, '--recipe', 'typo.yaml'],
             "typo.yaml: train.py has no setting 'momentun'; did you mean momentum?",

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip('jinja2')
 pytest.importorskip('matplotlib')
@@ -13,6 +14,7 @@ pytest.importorskip('pydantic')
 
 from synthetic_runs import fail, hundred, long_names, make_layers, make_rows, make_run, ragged
 
+from inference import cli
 from inference.errors import UserError
 from inference.report import read_accuracy, write_report
 from inference.rows import LayerRow
@@ -289,3 +291,10 @@ def test_failed_write_leaves_the_old_page(report, tmp_path, monkeypatch):
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match='cannot be written'):
         write_report(make_run(), tmp_path / 'none')
+
+
+def test_nothing_to_report(tmp_path):
+    result = CliRunner().invoke(cli.app, ['report', str(tmp_path / 'none'), '-o', str(tmp_path / 'page')])
+    assert isinstance(result.exception, UserError)
+    assert 'none: no such file or folder; `hetconv bench MODEL --json' in str(result.exception)
+    assert not (tmp_path / 'page').exists()
