@@ -84,8 +84,9 @@ def run(args: argparse.Namespace) -> int:
     recipe, epochs = stretched.settings, args.epochs or stretched.epochs
     usual = epochs if args.method == 'sfp' else max(epochs // 2, 1)
     before = usual if args.before is None else args.before
-    if not 1 <= before <= epochs:
-        raise UserError(f'--before {before} must be 1 to {epochs}, the epochs in all')
+    most = epochs if args.method == 'sfp' else epochs - 1  # l1 and cp are worth nothing without training afterwards
+    if not 1 <= before <= most:
+        raise UserError(f'{before} of {epochs} epochs before the removal: with {args.method} it must be 1 to {most}')
     model = f'{DENSE}+{args.method}{"" if before == usual else f"@{before}"}'
     name = f'{model}-{RECIPE}-{epochs}-s{args.seed}'
     data = inspect_folder(args.data_dir)

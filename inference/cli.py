@@ -258,7 +258,6 @@ def report(
         if accuracy:
             raise UserError(f'--accuracy goes with a bench run, and {json} is a folder of results')
         _check_report_folder(output)
-        output.mkdir(parents=True, exist_ok=True)
         for path in write_accuracy(json, output):
             print(path)
         return

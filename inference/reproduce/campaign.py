@@ -86,6 +86,7 @@ def reproduce(
             result = Result.load(path)
             _check_same(plan, result, path)
             finished.append(result)
+            say(f'{plan.name}: top-1 {result.top1:.2f}%, a finished run: {path}')
         else:
             _check_begun(plan, output / plan.name)
             todo.append(plan)
@@ -112,7 +113,8 @@ def reproduce(
             return
         total = training.plan.total
         epoch = min(int(training.done) + 1, total)
-        what = f'{training.plan.model} s{training.plan.seed}: epoch {epoch} of {total}, {clock.left()}'
+        run = f'run {todo.index(training.plan) + 1} of {len(todo)}'
+        what = f'{training.plan.model} s{training.plan.seed}, {run}: epoch {epoch} of {total}, {clock.left()}'
         report(what, int(1000 * clock.done()), int(1000 * clock.total))
 
     def work(plan: Plan) -> Result:

@@ -21,7 +21,7 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
 
     Args:
         results: Folder of the files of `hetconv reproduce`.
-        folder: An existing folder.
+        folder: Made where it is not there.
 
     Returns:
         The page and the picture.
@@ -44,7 +44,8 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
         plot=picture.name,
         groups=found,
         claims=[(group, claim) for group in found for claim in claims(group)],
-        limits=_limits(found),
+        epochs=max(group.epochs for group in found),
+        whole=load_recipe('vgg16_cifar').settings['epochs'],
         top1=_top1,
         interval=_interval,
         linked=_linked,
@@ -54,15 +55,11 @@ def write_accuracy(results: Path, folder: Path) -> list[Path]:
         saved=_saved,
         warmup_now=_warmup_now,
         table=_table,
+        any_table=any(_table(group) for group in found),
     )
+    folder.mkdir(parents=True, exist_ok=True)
     write_together({page: text.encode(), picture: plot_accuracy(found)})
     return [page, picture]
-
-
-def _limits(found: list[Group]) -> str:
-    epochs = max(group.epochs for group in found)
-    whole = load_recipe('vgg16_cifar').settings['epochs']
-    return f": the longest run here has {epochs} epochs, the recipes with the paper's settings have {whole}"
 
 
 def _top1(row: Row) -> str:

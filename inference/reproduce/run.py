@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,8 @@ class Training:
             self.state.seconds = before + time.monotonic() - started
             self.state.save(self.folder)
         if self._process.returncode == 2 and tail and (refused := REFUSED.match(tail[-1])):
+            if not any(self.folder.glob('*.pth.tar')):
+                shutil.rmtree(self.folder, ignore_errors=True)  # nothing was begun
             raise UserError(f'{self.plan.recipe.path}: {refused[1]}')
         if self._process.returncode or not self.complete:
             raise RunFailed(f'{self.plan.name} {_reason(self._process.returncode, tail)}; all it said: {log}')

@@ -251,7 +251,7 @@ def test_finished_result_is_left_alone(command, images, tmp_path, capsys):
         (('--method', 'l2'), "unknown method 'l2'; there are l1, sfp, cp"),
         (('--method', 'l1', '--device', 'gpu'), "unknown device 'gpu'"),
         (('--method', 'l1', '--epochs', '0'), '--epochs 0 must be at least 1'),
-        (('--method', 'l1', '--before', '3'), '--before 3 must be 1 to 2'),
+        (('--method', 'l1', '--before', '3'), '3 of 2 epochs before the removal: with l1 it must be 1 to 1'),
         (('--method', 'l1', '--seed', '-1'), '--seed -1 must be at least 0'),
         (('--method', 'l1', '--data-dir', 'nowhere'), 'nowhere: no such folder'),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -80,6 +81,7 @@ def test_results(reproduce, tmp_path):
         assert result.resumed_at == []
         assert 0 < result.seconds < 300
     assert reproduce.reports[-1][1:] == (6000, 6000)
+    assert re.match(rf'{MODEL} s[01], run [12] of 2: epoch 3 of 3, ', reproduce.reports[-1][0])
     done = [done for _, done, _ in reproduce.reports]
     assert done == sorted(done)
 
