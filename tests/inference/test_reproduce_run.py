@@ -234,7 +234,11 @@ def test_others_go_on_when_one_fails(reproduce, clone):
 
 
 @pytest.mark.parametrize('way', ['ctrl-c', 'SIGTERM', 'SIGHUP'])
-def test_an_interrupt_ends_the_runs_and_loses_nothing(way, reproduce, tmp_path, monkeypatch):
+def test_an_interrupt_ends_the_runs_and_loses_nothing(way, reproduce, tmp_path, monkeypatch, request):
+    if way != 'ctrl-c':
+        number = signal.Signals[way]
+        before = signal.signal(number, signal.SIG_DFL)  # ignored under nohup, where the runs go on
+        request.addfinalizer(lambda: signal.signal(number, before))
     waits = tmp_path / 'runs' / plan().name / 'waits'
     real = campaign.wait
 
