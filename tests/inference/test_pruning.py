@@ -234,12 +234,12 @@ def test_finished_result_is_left_alone(command, images, tmp_path, capsys):
     other = tmp_path / 'other'
     shutil.copytree(images, other)
     (other / 'val' / '0' / '0.png').rename(other / 'val' / '0' / '1.png')
-    assert command('--method', 'l1', '--epochs', '1') == 0
+    assert command('--method', 'l1', '--epochs', '2') == 0
     (path,) = (tmp_path / 'results').glob('*.json')
     before = path.read_bytes(), path.stat().st_mtime_ns
-    assert command('--method', 'l1', '--epochs', '1') == 0
+    assert command('--method', 'l1', '--epochs', '2') == 0
     assert 'is finished' in capsys.readouterr().out
-    assert command('--method', 'l1', '--epochs', '1', '--data-dir', str(other)) == 2
+    assert command('--method', 'l1', '--epochs', '2', '--data-dir', str(other)) == 2
     assert 'no result is overwritten' in capsys.readouterr().err
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     json.loads(path.read_text())
