@@ -194,6 +194,7 @@ def test_revisions_of_all_parts(reproduce, monkeypatch):
     assert [part['revision'] for part in code['earlier_parts']] == ['first', 'second']
 
 
+@pytest.mark.slow  # it waits for the training that was left behind
 def test_a_run_that_its_command_left_behind_is_not_begun_twice(reproduce, clone, tmp_path, monkeypatch):
     """The command is killed, and train.py trains on."""
     monkeypatch.setenv('FAKE_TRAIN_SLOW', '6')

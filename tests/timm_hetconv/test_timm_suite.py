@@ -59,6 +59,7 @@ def run_suite(folder, selection, timeout):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_quick_selection(timm_tests):
     names = ' or '.join(f'{name}]' for name in QUICK)
     # Not the tests for FX: they repeat the others and take as long again.
