@@ -1,5 +1,6 @@
 """Top-1 over multiply-accumulates: HetConv, its rivals and pruned networks, every seed a dot."""
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,12 +70,13 @@ def plot_accuracy(groups: Sequence[Group]) -> bytes:
 
 
 def _far(rows: Sequence[Row]) -> list[Row]:
-    """Those so far below the others that these would lie in a line."""
+    """Those that would press the others into a line: more than twice as far below the middle as the best is above it."""
     order = sorted(rows, key=lambda row: row.mean, reverse=True)
-    for i in range(2, len(order)):
-        if order[i - 1].mean - order[i].mean > 2 * (order[0].mean - order[i - 1].mean) > 0:
-            return order[i:]
-    return []
+    if not order:
+        return []
+    middle = statistics.median(row.mean for row in order)
+    above = order[0].mean - middle
+    return [row for row in order if 0 < 2 * above < middle - row.mean]
 
 
 def _label(ax: Any, rows: Sequence[Row]) -> None:
