@@ -70,7 +70,7 @@ def plot_accuracy(groups: Sequence[Group]) -> bytes:
 
 
 def _far(rows: Sequence[Row]) -> list[Row]:
-    """Those that would press the others into a line: more than twice as far below the middle as the best is above it."""
+    """Those that would press the others into a line: twice as far below the middle as the best is above it, or more."""
     order = sorted(rows, key=lambda row: row.mean, reverse=True)
     if not order:
         return []
