@@ -133,7 +133,8 @@ def reproduce(
                 raise
             finally:
                 introduce(training)
-        introduce(training)
+        else:
+            introduce(training)
         result = _result(plan, training, threads)
         results.mkdir(parents=True, exist_ok=True)
         result.save(results / f'{plan.name}.json')

@@ -127,7 +127,7 @@ def load_recipe(name: str) -> Recipe:
     """A recipe by its name, or by the path of a YAML file.
 
     Raises:
-        UserError: There is none, or the file is no mapping of settings.
+        UserError: There is none, the file is no mapping of settings, or a number of epochs in it is no number.
     """
     import yaml
 
