@@ -64,15 +64,19 @@ $(VENV)/pyvenv.cfg:
 	@# A half-made one (Debian without python3-venv) must not pass for done the next time.
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 2; }
 
+# Without the library first: it is left out where it cannot be compiled, and an old one must not pass for it.
 $(VENV)/.bench: $(SOURCES) | $(VENV)/pyvenv.cfg
+	rm -f inference/kernels/cpu/libhetconv.so
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers]'
 	touch $@
 
 $(VENV)/.dev: $(SOURCES) | $(VENV)/pyvenv.cfg
+	rm -f inference/kernels/cpu/libhetconv.so
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,peers,rtx,dev,bindings]'
 	touch $@ $(VENV)/.bench $(VENV)/.serve
 
 $(VENV)/.serve: $(SOURCES) | $(VENV)/pyvenv.cfg
+	rm -f inference/kernels/cpu/libhetconv.so
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,serve]'
 	touch $@
 

@@ -10,7 +10,8 @@ namespace HETCONV_ISA {
 class Direct : public Packed {
  public:
   Direct(const LayerShape& shape, const Weights& weights)
-      : table_(shape, Table::is_merged(shape, weights.w), 0.0f, kWidth),
+      : channels_(shape.out_channels),
+        table_(shape, Table::is_merged(shape, weights.w), 0.0f, kWidth),
         weights_(shape, weights, table_.merged()),
         bias_(shape.out_channels + 2 * kWidth),
         low_(weights.low),
@@ -23,13 +24,17 @@ class Direct : public Packed {
 
   size_t items(const Run& run) const override { return table_.blocks(run) * table_.splits(run, fills()); }
 
-  size_t scratch_bytes(const Run& run) const override { return table_.scratch_bytes(run); }
+  size_t scratch_bytes(const Run& run) const override {
+    return table_.block_pixels(run) * sizeof(int64_t) + table_.scratch_bytes(run);
+  }
 
   void item(const Run& run, size_t i, void* scratch) const override {
     const size_t tiles = fills(), cuts = table_.splits(run, tiles), cut = i % cuts;
-    const Table::Block block = table_.fill(run, run.x, i / cuts, scratch);
+    int64_t* offset = static_cast<int64_t*>(scratch);  // [pixel], of the pixel in the output
+    const Table::Block block = table_.fill(run, run.x, i / cuts, offset + table_.block_pixels(run));
+    for (int p = 0; p < block.count; p++) offset[p] = (block.begin + p) * channels_;
     for (size_t t = tiles * cut / cuts; t < tiles * (cut + 1) / cuts; t++) {
-      run_tile(run, weights_.channels.tiles[t], block);
+      run_tile(run, weights_.channels.tiles[t], block, offset);
     }
   }
 
@@ -38,13 +43,13 @@ class Direct : public Packed {
  private:
   using Table = InputTable<float, kRows[0]>;
 
-  void run_tile(const Run& run, const ChannelTile& t, const Table::Block& block) const {
+  void run_tile(const Run& run, const ChannelTile& t, const Table::Block& block, const int64_t* offset) const {
     const Epilogue epilogue{bias_.data() + t.first, splat(low_), splat(high_)};
     const int count = block.count, most = kRows[t.vectors - 1], steps = (count + most - 1) / most;
     for (int step = 0; step < steps; step++) {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;
       const Rows r{
-          block.in + i, count, block.offset + i, run.y + t.first, run.residual ? run.residual + t.first : nullptr,
+          block.in + i, block.apart, offset + i, run.y + t.first, run.residual ? run.residual + t.first : nullptr,
           false};
       const TileFunction function = t.vectors == 2 ? tile_of<2>(rows) : tile_of<1>(rows);
       function(weights_.channels.segments.data() + t.segment, t.total, t.lane, weights_.stream.data() + t.weight, r,
@@ -52,6 +57,7 @@ class Direct : public Packed {
     }
   }
 
+  int64_t channels_;
   Table table_;
   DirectWeights weights_;
   Buffer bias_;

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "shape.h"
+#include "simd.h"
 
 namespace hetconv {
 namespace HETCONV_ISA {
@@ -68,34 +70,40 @@ class InputTable {
 
   size_t scratch_bytes(const Sizes& run) const {
     const size_t pixels = block_pixels(run), row = merged_ ? sizeof(T) * row_size() : 0;
-    return pixels * (sizeof(T*) * taps() + sizeof(int64_t) + taps() * row);
+    return taps() * (sizeof(T*) * padded(pixels) + pixels * row);
   }
 
   // A block's table, in the scratch memory.
   struct Block {
-    int count;        // pixels
-    const T** in;     // [tap][pixel]
-    int64_t* offset;  // [pixel], of the pixel in the output
-    T* copies;        // the rest of the memory
+    int64_t begin;  // the first pixel
+    int count;      // pixels
+    const T** in;   // [tap][pixel], taps `apart`
+    int apart;
+    T* copies;  // the rest of the memory
   };
   Block fill(const Sizes& run, const T* x, size_t block, void* scratch) const {
     const int64_t size = block_pixels(run), begin = block * size;
     const int count = static_cast<int>(std::min(size, run.pixels() - begin));
+    const int apart = static_cast<int>(padded(count));
     const T** in = static_cast<const T**>(scratch);
-    int64_t* offset = reinterpret_cast<int64_t*>(in + static_cast<size_t>(taps()) * count);
-    T* copies = reinterpret_cast<T*>(offset + count);
-    for (int i = 0; i < count; i++) offset[i] = (begin + i) * s_.out_channels;
+    T* copies = reinterpret_cast<T*>(in + static_cast<size_t>(taps()) * apart);
     each_row(s_, run, x, begin, count, [&](int i, int length, const T* image, int64_t top, int64_t left) {
       if (merged_) {
-        copies = fill_rows(run, image, top, left, length, in + i, count, copies);
+        copies = fill_rows(run, image, top, left, length, in + i, apart, copies);
       } else {
-        fill_taps(run, image, top, left, length, in + i, count);
+        fill_taps(run, image, top, left, length, in + i, apart);
       }
     });
-    return {count, in, offset, copies};
+    return {begin, count, in, apart, copies};
   }
 
  private:
+  // Pointers are written a vector at a time, some beyond the last of a row of the table.
+  static constexpr int kPointers = sizeof(V) / sizeof(uintptr_t);
+  typedef uintptr_t VP __attribute__((vector_size(sizeof(V))));
+  typedef uintptr_t VPU __attribute__((vector_size(sizeof(V)), aligned(alignof(uintptr_t)), may_alias));
+  static size_t padded(size_t pixels) { return pixels + kPointers - 1; }
+
   size_t row_size() const { return static_cast<size_t>(s_.in_channels) * (merged_ ? s_.kernel[1] : 1); }
 
   // Of `length` pixels side by side, whose taps begin at x, x + stride, ..., those with `size` columns from there on
@@ -111,35 +119,38 @@ class InputTable {
     return {begin, std::max(begin, static_cast<int>(std::min<int64_t>(last, length)))};
   }
 
-  // The pointers of `length` pixels side by side, the first of which has its first tap at (y, x); taps lie `count`
-  // apart.
-  void fill_taps(const Sizes& run, const T* image, int64_t y, int64_t x, int length, const T** in, int count) const {
-    const int64_t step = static_cast<int64_t>(s_.stride[1]) * s_.in_channels;
+  // The pointers of `length` pixels side by side, the first of which has its first tap at (y, x); taps lie `apart`.
+  void fill_taps(const Sizes& run, const T* image, int64_t y, int64_t x, int length, const T** in, int apart) const {
+    const uintptr_t step = sizeof(T) * s_.stride[1] * s_.in_channels;
+    VP steps;
+    for (int i = 0; i < kPointers; i++) steps[i] = i * step;
     const T* padding = padding_.data();
-    for (int kx = 0; kx < s_.kernel[1]; kx++, in += count) {
+    for (int kx = 0; kx < s_.kernel[1]; kx++, in += apart) {
       const int64_t in_x = x + kx * s_.dilation[1];
       const Inside range = inside(in_x, length, 1, run);
       const T** tap = in;
-      for (int ky = 0; ky < s_.kernel[0]; ky++, tap += static_cast<int64_t>(s_.kernel[1]) * count) {
+      for (int ky = 0; ky < s_.kernel[0]; ky++, tap += static_cast<int64_t>(s_.kernel[1]) * apart) {
         const int64_t in_y = y + ky * s_.dilation[0];
         if (in_y < 0 || in_y >= run.height) {
           std::fill(tap, tap + length, padding);
           continue;
         }
-        const T* p = image + (in_y * run.width + in_x) * s_.in_channels;
+        // As numbers: some of these pointers lead outside the image.
+        const int64_t first = sizeof(T) * (in_y * run.width + in_x) * s_.in_channels;
+        VP next = reinterpret_cast<uintptr_t>(image) + static_cast<uintptr_t>(first) + steps;
+        for (int i = 0; i < length; i += kPointers, next += kPointers * step) *reinterpret_cast<VPU*>(tap + i) = next;
         for (int i = 0; i < range.first; i++) tap[i] = padding;
-        for (int i = range.first; i < range.last; i++) tap[i] = p + i * step;
         for (int i = range.last; i < length; i++) tap[i] = padding;
       }
     }
   }
 
   // The same for rows of taps; where one reaches over the edge, a copy with padding. Returns the end of the copies.
-  T* fill_rows(const Sizes& run, const T* image, int64_t y, int64_t x, int length, const T** in, int count,
+  T* fill_rows(const Sizes& run, const T* image, int64_t y, int64_t x, int length, const T** in, int apart,
                T* copies) const {
     const int64_t channels = s_.in_channels, step = s_.stride[1] * channels;
     const Inside range = inside(x, length, s_.kernel[1], run);
-    for (int ky = 0; ky < s_.kernel[0]; ky++, in += count) {
+    for (int ky = 0; ky < s_.kernel[0]; ky++, in += apart) {
       const int64_t in_y = y + ky * s_.dilation[0];
       if (in_y < 0 || in_y >= run.height) {
         std::fill(in, in + length, padding_.data());

@@ -87,11 +87,14 @@ class Int8Direct : public Int8Packed {
   void keep_inside(const Int8Run& run, const Int8Table::Block& block) const {
     const uint8_t* end = run.x + run.batch * run.height * run.width * s_.in_channels;
     const size_t pixel = s_.in_channels, slack = weights_.slack();
-    for (const uint8_t** p = block.in; p < block.in + size_t(table_.taps()) * block.count; p++) {
-      if (*p < run.x || *p >= end || static_cast<size_t>(end - *p) >= pixel + slack) continue;
-      uint8_t* copy = block.copies + (end - *p - pixel) * (pixel + slack);
-      std::copy(*p, end, copy);
-      *p = copy;
+    for (int tap = 0; tap < table_.taps(); tap++) {
+      const uint8_t** in = block.in + size_t(tap) * block.apart;
+      for (const uint8_t** p = in; p < in + block.count; p++) {
+        if (*p < run.x || *p >= end || static_cast<size_t>(end - *p) >= pixel + slack) continue;
+        uint8_t* copy = block.copies + (end - *p - pixel) * (pixel + slack);
+        std::copy(*p, end, copy);
+        *p = copy;
+      }
     }
   }
 
@@ -102,7 +105,8 @@ class Int8Direct : public Int8Packed {
     Int8Ahead ahead{weights_.stream(t) + t.bytes, (t.vectors * kVectorBytes + steps - 1) / steps};
     for (int step = 0; step < steps; step++, ahead.next += t.bytes / steps) {
       const int i = count * step / steps, rows = count * (step + 1) / steps - i;
-      const Int8Rows r{block.in + i, count, block.offset + i, t.first, run.y, run.residual, ahead};
+      const int64_t first = (block.begin + i) * s_.out_channels + t.first;
+      const Int8Rows r{block.in + i, block.apart, first, s_.out_channels, run.y, run.residual, ahead};
       const Int8TileFunction function = t.pairs          ? int8_tile_of<2, true>(rows)
                                         : t.vectors == 2 ? int8_tile_of<2, false>(rows)
                                                          : int8_tile_of<1, false>(rows);

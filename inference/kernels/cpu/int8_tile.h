@@ -51,8 +51,7 @@ struct Int8Ahead {
 struct Int8Rows {
   const uint8_t* const* in;  // [tap][row], taps `in_stride` apart
   int in_stride;
-  const int64_t* offset;  // [row], of the row's pixel in y and in the residual
-  int channel;            // the tile's first
+  int64_t first, step;  // in y and in the residual: the tile's first output, and from one row to the next
   void* y;
   const void* residual;  // or null
   Int8Ahead ahead;
@@ -151,14 +150,13 @@ static HETCONV_INLINE void finish_bytes(const Int8Rows& rows, const Int8Epilogue
 #pragma GCC unroll 4
   for (int v = 0; v < NV; v++) {
     const Int8Finish finish(e, v * kWidth);
-    const int64_t* offset = rows.offset;
-    uint8_t* y = static_cast<uint8_t*>(rows.y) + rows.channel + v * kWidth;
-    const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + (kResidual ? rows.channel + v * kWidth : 0);
+    uint8_t* y = static_cast<uint8_t*>(rows.y) + rows.first + v * kWidth;
+    const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + (kResidual ? rows.first + v * kWidth : 0);
 #pragma GCC unroll 32
     for (int i = 0; i < MR; i++) {
       V real = finish.real(sum[i][v]);
-      if (kResidual) real = finish.add(real, load_u8(z + offset[i]));
-      store_u8(y + offset[i], finish.byte(real));
+      if (kResidual) real = finish.add(real, load_u8(z + i * rows.step));
+      store_u8(y + i * rows.step, finish.byte(real));
     }
   }
 }
@@ -166,21 +164,21 @@ static HETCONV_INLINE void finish_bytes(const Int8Rows& rows, const Int8Epilogue
 // The same, plain: two vectors at a time, side by side or of two pixels, which AVX-512 makes bytes of together.
 template <int MR, int NV, bool kResidual>
 static HETCONV_INLINE void finish_plain(const Int8Rows& rows, const Int8Epilogue& e, const VI (&sum)[MR][NV]) {
-  const int64_t* offset = rows.offset;
-  uint8_t* y = static_cast<uint8_t*>(rows.y) + rows.channel;
-  const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + (kResidual ? rows.channel : 0);
+  const int64_t step = rows.step;
+  uint8_t* y = static_cast<uint8_t*>(rows.y) + rows.first;
+  const uint8_t* z = static_cast<const uint8_t*>(rows.residual) + (kResidual ? rows.first : 0);
   const Int8Finish first(e, 0), second(e, (NV - 1) * kWidth);
   const auto real = [&](const Int8Finish& finish, int i, int v) __attribute__((always_inline)) {
     const V own = finish.real(sum[i][v]);
-    return kResidual ? finish.add_plain(own, load_u8(z + offset[i] + v * kWidth)) : own;
+    return kResidual ? finish.add_plain(own, load_u8(z + i * step + v * kWidth)) : own;
   };
 #pragma GCC unroll 32
   for (int i = 0; i < MR; i += 3 - NV) {
     if constexpr (NV == 2) {
-      store_rounded<true>(y + offset[i], nullptr, real(first, i, 0), real(second, i, 1));
+      store_rounded<true>(y + i * step, nullptr, real(first, i, 0), real(second, i, 1));
     } else {
       const int next = i + 1 < MR ? i + 1 : i;  // the last of an odd number twice
-      store_rounded<false>(y + offset[i], y + offset[next], real(first, i, 0), real(first, next, 0));
+      store_rounded<false>(y + i * step, y + next * step, real(first, i, 0), real(first, next, 0));
     }
   }
 }
@@ -192,7 +190,7 @@ static HETCONV_NOINLINE void finish_rest(const Int8Rows& rows, const Int8Epilogu
     const Int8Finish finish(e, v * kWidth);
     const int left = width - v * kWidth < kWidth ? width - v * kWidth : kWidth;
     for (int i = 0; i < count; i++) {
-      const int64_t place = rows.offset[i] + rows.channel + v * kWidth;
+      const int64_t place = rows.first + i * rows.step + v * kWidth;
       V real = finish.real(sums[i * vectors + v]);
       if (rows.residual && e.float_residual) {
         const float* z = static_cast<const float*>(rows.residual) + place;

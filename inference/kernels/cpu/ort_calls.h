@@ -76,11 +76,12 @@ struct Call {
     batch = shape[0], height = shape[1], width = shape[2];
     int64_t out[4] = {batch, 0, 0, s.out_channels};
     output_size(s, height, width, &out[1], &out[2]);
-    if (z && shape_of(z) != std::vector<int64_t>(out, out + 4)) refuse("Z must have the shape of Y");
+    if (z && shape_of(z, &z_type) != std::vector<int64_t>(out, out + 4)) refuse("Z must have the shape of Y");
     check(api.output(context, 0, out, 4, &y));
   }
 
   const ort::Value *x = nullptr, *z = nullptr;
+  ort::Type z_type = ort::kAnyType;
   ort::Value* y = nullptr;
   int64_t batch, height, width;
 };

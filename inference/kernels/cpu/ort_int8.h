@@ -40,7 +40,7 @@ class Int8ConvKernel {
 
   void compute(ort::KernelContext* context) const {
     const Call call(context, layer_->shape(), hetconv_ ? 5 : 4);
-    if (call.z && ort::type_of(call.z) != (float_residual_ ? ort::kFloat : ort::kUint8)) {
+    if (call.z && call.z_type != (float_residual_ ? ort::kFloat : ort::kUint8)) {
       refuse("Z must be uint8 with z_scale, and float without");
     }
     layer_->run(data_of<uint8_t>(call.x), call.z ? data_of<void>(call.z) : nullptr, data_of<void>(call.y), call.batch,

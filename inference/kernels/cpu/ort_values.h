@@ -38,26 +38,19 @@ Status* guarded(Body body) {
 
 [[noreturn]] inline void refuse(const std::string& text) { throw std::invalid_argument(text); }
 
-inline std::vector<int64_t> shape_of(const Value* value) {
+inline std::vector<int64_t> shape_of(const Value* value, Type* type = nullptr) {
   ShapeInfo* info = nullptr;
   check(api.tensor_shape(value, &info));
   size_t count = 0;
+  int element = kAnyType;
   Status* status = api.dimensions_count(info, &count);
   std::vector<int64_t> shape(status ? 0 : count);
   if (!status) status = api.dimensions(info, shape.data(), count);
+  if (!status && type) status = api.element_type(info, &element);
   api.release(info);
   check(status);
+  if (type) *type = static_cast<Type>(element);
   return shape;
-}
-
-inline Type type_of(const Value* value) {
-  ShapeInfo* info = nullptr;
-  check(api.tensor_shape(value, &info));
-  int type = kAnyType;
-  Status* status = api.element_type(info, &type);
-  api.release(info);
-  check(status);
-  return static_cast<Type>(type);
 }
 
 template <class T = float>

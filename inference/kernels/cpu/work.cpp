@@ -17,7 +17,7 @@ struct Work {
   void (*item)(const void*, size_t, void*);
   const void* argument;
   const Scratch* scratch;
-  size_t bytes, items, ranges;
+  size_t bytes, ranges;
   std::atomic<bool> failed;
   struct alignas(64) Range {  // a cache line each
     std::atomic<size_t> next;
@@ -54,7 +54,10 @@ void share_out(size_t items, size_t bytes, void (*item)(const void* argument, si
                const void* argument, const Parallel& parallel, const Scratch& scratch) {
   // For one thread or a few as many as InputTable makes equal shares of.
   static const size_t cores = std::thread::hardware_concurrency();
-  Work w{item, argument, &scratch, bytes, items, std::min({items, std::max<size_t>(8, cores), kMostRanges}), {}, {}};
+  Work w;  // not {}, which would clear all ranges: half of a first-level cache
+  w.item = item, w.argument = argument, w.scratch = &scratch, w.bytes = bytes;
+  w.ranges = std::min({items, std::max<size_t>(8, cores), kMostRanges});
+  w.failed = false;
   for (size_t r = 0; r < w.ranges; r++) {
     w.range[r].next.store(items * r / w.ranges, std::memory_order_relaxed);
     w.range[r].end = items * (r + 1) / w.ranges;
