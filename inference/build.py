@@ -53,13 +53,13 @@ def build(
     """
     from .export import metadata
     from .kernels.cpu import instruction_sets
-    from .lowering.ort_cpu import to_ort_cpu
+    from .lowering.ort_cpu import join_layers, to_ort_cpu
     from .tune import tune
 
     if engine != 'ort-cpu':
         raise unknown('engine to build for', engine, ENGINES)
     exported = exported_of(source, checkpoint)
-    lowered = to_ort_cpu(exported)
+    lowered = to_ort_cpu(exported, joined=False)
     if tune_threads:
         batch = _images(metadata(exported)['input_size'])
         tuned = tune(lowered, batch[:1], tune_threads, report=report)
@@ -68,7 +68,8 @@ def build(
         entry.value = json.dumps(
             {'threads': tune_threads, 'isa': instruction_sets()[0], 'layers': tuned}, sort_keys=True
         )
-    return lowered, compare(exported, lowered)
+    joined = join_layers(lowered)
+    return joined, compare(exported, joined)
 
 
 def compare(exported: 'onnx.ModelProto', lowered: 'onnx.ModelProto') -> float:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-__all__ = ['INPUT', 'OUTPUT', 'export_model', 'form_of', 'load_onnx', 'metadata', 'save_model', 'verify']
+__all__ = ['INPUT', 'OUTPUT', 'export_model', 'form_of', 'kernels_of', 'load_onnx', 'metadata', 'save_model', 'verify']
 
 INPUT = 'input'
 OUTPUT = 'logits'
@@ -179,10 +179,20 @@ def load_onnx(path: str | os.PathLike) -> 'onnx.ModelProto':
     return proto
 
 
+def kernels_of(proto: 'onnx.ModelProto') -> list[str]:
+    """The operators of our CPU kernels in a built model, those of its sequences one by one."""
+    names: list[str] = []
+    for node in proto.graph.node:
+        if node.domain == NHWC_DOMAIN:
+            joined = [attribute.s.decode().split() for attribute in node.attribute if attribute.name == 'ops']
+            names += joined[0] if joined else [node.op_type]
+    return names
+
+
 def form_of(proto: 'onnx.ModelProto') -> str:
     """What a file is made of, in words."""
     nodes = [node.op_type for node in proto.graph.node if node.domain == DOMAIN]
-    kernels = [node.op_type for node in proto.graph.node if node.domain == NHWC_DOMAIN]
+    kernels = kernels_of(proto)
     if kernels:
         tuned = [json.loads(entry.value) for entry in proto.metadata_props if entry.key == 'tuned']
         words = ''.join(
@@ -190,7 +200,7 @@ def form_of(proto: 'onnx.ModelProto') -> str:
             for t in tuned
         )
         hetconvs = sum('HetConv2d' in kernel for kernel in kernels)  # and quantised ones
-        others = f', {len(kernels)} nodes on our kernels, {hetconvs} of them HetConv2d'
+        others = f', {len(kernels)} layers on our kernels, {hetconvs} of them HetConv2d'
         return f'ort-cpu form{others}{words}'
     return f'hetconv form, {len(nodes)} HetConv2d nodes' if nodes else 'standard operators only'
 

@@ -5,11 +5,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['to_ort_cpu']
+__all__ = ['join_layers', 'to_ort_cpu']
 
 
-def to_ort_cpu(proto: 'onnx.ModelProto') -> 'onnx.ModelProto':
+def to_ort_cpu(proto: 'onnx.ModelProto', *, joined: bool = True) -> 'onnx.ModelProto':
     """Lower what `export_model` made.
+
+    Args:
+        joined: Make one node of neighbouring layers, which is faster; else each has its own, for ONNX Runtime's
+            profiler and for `inference.tune`, after which `join_layers` does it.
 
     Returns:
         A new model with the same inputs, outputs and metadata (and `plugin`, what it needs), on operators of the domain
@@ -26,6 +30,7 @@ def to_ort_cpu(proto: 'onnx.ModelProto') -> 'onnx.ModelProto':
     from . import epilogue
     from .nhwc import to_nhwc
     from .quantized import fuse_quantized, is_quantized
+    from .sequence import join
 
     model = ir.from_proto(proto)
     model.functions.clear()
@@ -40,6 +45,19 @@ def to_ort_cpu(proto: 'onnx.ModelProto') -> 'onnx.ModelProto':
     model.metadata_props['plugin'] = json.dumps(
         {'library': 'libhetconv.so', 'domain': NHWC_DOMAIN, 'version': version('timm-hetconv')}, sort_keys=True
     )
+    if joined:
+        join(model)
     lowered = ir.to_proto(model)
     onnx.checker.check_model(lowered)
     return lowered
+
+
+def join_layers(lowered: 'onnx.ModelProto') -> 'onnx.ModelProto':
+    """A model of `to_ort_cpu(..., joined=False)`, joined."""
+    import onnx_ir as ir
+
+    from .sequence import join
+
+    model = ir.from_proto(lowered)
+    join(model)
+    return ir.to_proto(model)

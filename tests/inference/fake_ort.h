@@ -38,6 +38,7 @@ struct KernelInfo {
   std::map<std::string, std::vector<int64_t>> lists;
   std::map<std::string, int64_t> integers;
   std::map<std::string, float> floats;
+  std::map<std::string, std::string> texts;
   std::vector<const Value*> constants;  // by input; null where it is not constant
 };
 struct KernelContext {
@@ -119,6 +120,16 @@ inline Status* parallel_for(const KernelContext* context, void (*work)(void*, si
   return nullptr;
 }
 
+// A string of C: how much room it takes, and itself where there is some.
+inline Status* copy_text(const std::string& text, char* out, size_t* size) {
+  const size_t room = *size;
+  *size = text.size() + 1;
+  if (!out) return nullptr;
+  if (room < *size) return fail("more text than room for it");
+  std::copy_n(text.c_str(), *size, out);
+  return nullptr;
+}
+
 // A slot's type is that of its function: a wrong one would show, as in ONNX Runtime.
 template <class Function>
 const void* slot(Function* function) {
@@ -168,6 +179,11 @@ inline const void* const* table(uint32_t version) {
     s[85] = slot(+[](const KernelInfo* info, const char* name, float* out) { return find(info->floats, name, out); });
     s[86] =
         slot(+[](const KernelInfo* info, const char* name, int64_t* out) { return find(info->integers, name, out); });
+    s[87] = slot(+[](const KernelInfo* info, const char* name, char* out, size_t* size) -> Status* {
+      std::string text;
+      if (Status* status = find(info->texts, name, &text)) return status;
+      return copy_text(text, out, size);
+    });
     s[88] = slot(+[](const KernelContext* context, size_t* out) -> Status* {
       *out = context->inputs.size();
       return nullptr;
@@ -195,10 +211,7 @@ inline const void* const* table(uint32_t version) {
       return nullptr;
     });
     s[238] = slot(+[](const SessionOptions* options, const char* key, char* out, size_t* size) -> Status* {
-      const std::string& value = options->config.at(key);
-      *size = value.size() + 1;
-      if (out) std::copy_n(value.c_str(), *size, out);
-      return nullptr;
+      return copy_text(options->config.at(key), out, size);
     });
     s[249] = slot(+[](const KernelInfo* info, size_t i, int* constant, const Value** out) -> Status* {
       *out = i < info->constants.size() ? info->constants[i] : nullptr;
@@ -229,11 +242,27 @@ enum OpKind {
   kQMean,
   kQuantize,
   kFloatConv,
+  kNodes,
+  kSequence = kNodes,
+  kQSequence,
   kOps,
 };
 inline bool is_hetconv(int op) { return op == kHetConv2d || op == kQHetConv2d || op == kQHetConv2dFloat; }
 inline bool is_int8_conv(int op) { return op >= kQHetConv2d && op <= kQConvFloat; }
 inline bool is_conv(int op) { return is_int8_conv(op) || op == kHetConv2d || op == kConv || op == kFloatConv; }
+
+// Adds a step to what makes a sequence: a node as `of` has it, on the sequence's inputs and on what steps before give.
+inline void add_step(KernelInfo* sequence, const char* name, const KernelInfo& of, const std::vector<int64_t>& places) {
+  std::string& names = sequence->texts["ops"];
+  const int64_t step = std::count(names.begin(), names.end(), ' ');
+  const std::string prefix = std::to_string(step) + ".";
+  for (const auto& [key, value] : of.lists) sequence->lists[prefix + key] = value;
+  for (const auto& [key, value] : of.integers) sequence->integers[prefix + key] = value;
+  for (const auto& [key, value] : of.floats) sequence->floats[prefix + key] = value;
+  sequence->lists[prefix + "inputs"] = places;
+  sequence->integers[prefix + "slot"] = step % 2;
+  names += std::string(name) + " ";
+}
 
 // A text where they were refused.
 inline std::string ops(const std::map<std::string, std::string>& config, std::vector<const CustomOp*>* out) {

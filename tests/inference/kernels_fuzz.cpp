@@ -241,10 +241,73 @@ bool refused(const std::string& text) {
   return !text.empty();
 }
 
+// The same node in a sequence, where `info` has made one and `y` is what it gave, or empty; and twice, or a pool behind
+// it, where that fits.
+void check_sequence(Bytes& bytes, const std::vector<const ort::CustomOp*>& ops, int op, const ort::KernelInfo& info,
+                    const std::vector<const ort::Value*>& inputs, const ort::Value& y, bool is_made) {
+  const ort::CustomOp& node = *ops[op];
+  ort::KernelInfo sequence;
+  sequence.constants = info.constants;
+  std::vector<int64_t> places;
+  for (size_t i = 0; i < inputs.size(); i++) places.push_back(static_cast<int64_t>(i));
+  fake::add_step(&sequence, node.name(&node), info, places);
+  const ort::Type type = static_cast<ort::Type>(node.output_type(&node, 0));
+  const auto runs = [](const ort::CustomOp& of, const ort::KernelInfo& with, const std::vector<const ort::Value*>& in,
+                       ort::Value* out) {
+    const fake::Kernel kernel(&of, with);
+    if (refused(kernel.error)) return false;
+    std::string why;
+    *out = kernel.run(in, 2, &why);
+    return !refused(why);
+  };
+  // What is expected of it.
+  ort::Value wanted = y;
+  bool is_right = is_made;
+  if (is_made && fake::is_conv(op) && bytes.one_in(2) && node.input_type(&node, 0) == type) {
+    // Itself again, on what it gave and with that added.
+    places[0] = -1, places.push_back(-1);
+    fake::add_step(&sequence, node.name(&node), info, places);
+    std::vector<const ort::Value*> again = inputs;
+    again[0] = &y, again.push_back(&y);
+    is_right = runs(node, info, again, &wanted);
+  } else if (is_made && bytes.one_in(2)) {
+    ort::KernelInfo pool;
+    pool.lists = {{"kernel_shape", {2, 2}}, {"strides", {1, 1}}, {"pads", {1, 1, 1, 1}}};
+    const ort::CustomOp& pooling = *ops[type == ort::kFloat ? fake::kMaxPool : fake::kQMaxPool];
+    fake::add_step(&sequence, pooling.name(&pooling), pool, {-1});
+    is_right = runs(pooling, pool, {&y}, &wanted);
+  }
+  bool is_odd = false;
+  for (auto& [key, list] : sequence.lists) {
+    if (key.find("inputs") == std::string::npos || !bytes.odd(16)) continue;
+    is_odd = true;
+    if (bytes.one_in(2)) list.resize(bytes.byte() % 9, bytes.number(-3, 6));
+    for (int64_t& place : list) {
+      if (bytes.one_in(4)) place = bytes.one_in(2) ? bytes.number(-3, 6) : bytes.absurd();
+    }
+  }
+  for (auto& [key, value] : sequence.integers) {
+    if (key.find("slot") != std::string::npos && bytes.odd(16)) value = bytes.absurd(), is_odd = true;
+  }
+  if (bytes.odd(24)) {
+    is_odd = true;
+    bytes.one_in(2) ? void(sequence.texts.clear()) : void(sequence.texts["ops"] += "Nothing");
+  }
+  const bool other = bytes.odd(24);
+  ort::Value got;
+  const bool ran =
+      runs(*ops[(type == ort::kFloat) != other ? fake::kSequence : fake::kQSequence], sequence, inputs, &got);
+  if (other && ran) wrong("a sequence of another type was taken");
+  if (!is_odd && !other && (ran != is_right || (ran && !(got == wanted)))) {
+    wrong("a sequence is not what its nodes are");
+  }
+}
+
 // A node, and inputs as a caller may give them.
 void fuzz_node(Bytes& bytes) {
-  const int op = bytes.byte() % fake::kOps;
-  const ort::CustomOp& made_of = *all_ops()[bytes.byte() % all_ops().size()][op];
+  const int op = bytes.byte() % fake::kNodes;
+  const size_t set = bytes.byte() % all_ops().size();
+  const ort::CustomOp& made_of = *all_ops()[set][op];
   bytes.sane = bytes.one_in(2);
   Case c = make_case(bytes, fake::is_hetconv(op));
   LayerShape& s = c.s;
@@ -270,9 +333,11 @@ void fuzz_node(Bytes& bytes) {
   if (bytes.odd(24)) info.constants[bytes.byte() % info.constants.size()] = nullptr;
   {
     const fake::Kernel kernel(&made_of, info);
-    if (refused(kernel.error)) return;
+    const std::vector<const ort::CustomOp*>& ops = all_ops()[set];
+    if (refused(kernel.error)) return check_sequence(bytes, ops, op, info, inputs, {}, false);
     std::string why;
     const ort::Value y = kernel.run(inputs, 1 + bytes.byte() % 3, &why);
+    check_sequence(bytes, ops, op, info, inputs, y, why.empty());
     if (!refused(why)) {
       const NodeOracle oracle(op, info, values[0]);
       if (!oracle.agrees(y, nullptr)) wrong("not what the oracle of the node says");

@@ -84,7 +84,7 @@ def test_export_bench_report(tmp_path):
     result = hetconv('build', 'model.onnx', '-o', 'engine.onnx', cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     # 18 HetConv2d, the stem's convolution, and the average pooling of two shortcuts.
-    assert '21 nodes on our kernels, 18 of them HetConv2d' in result.stdout
+    assert '21 layers on our kernels, 18 of them HetConv2d' in result.stdout
     result = hetconv('info', 'model.onnx', cwd=tmp_path)
     assert 'architecture: "hetconv_resnet20_cifar_p4"' in result.stdout
     assert 'hetconv form, 18 HetConv2d nodes' in result.stdout

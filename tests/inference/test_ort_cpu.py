@@ -13,9 +13,9 @@ import timm_hetconv
 from inference.build import build
 from inference.engines.ort_cpu import make_session
 from inference.errors import UserError
-from inference.export import export_model, save_model
+from inference.export import export_model, kernels_of, save_model
 from inference.kernels import cpu
-from inference.lowering.ort_cpu import to_ort_cpu
+from inference.lowering.ort_cpu import join_layers, to_ort_cpu
 from inference.models import create_model
 from timm_hetconv import HetConv2d
 
@@ -33,11 +33,12 @@ def operators(proto):
 
 
 def compare(module, size, batches=(2, 1, 3), tolerance=1e-4, **config):
-    """Export, lower, run in ONNX Runtime, at batches that change from call to call."""
+    """Export, lower, run in ONNX Runtime, at batches that change from call to call, a node a layer and joined."""
     module = module.eval()
-    lowered = to_ort_cpu(export_model(module, size))
-    onnx.checker.check_model(lowered)
-    session = make_session(lowered.SerializeToString(), 2, **config)
+    lowered = to_ort_cpu(export_model(module, size), joined=False)
+    joined = join_layers(lowered)
+    onnx.checker.check_model(joined)
+    session, apart = (make_session(proto.SerializeToString(), 2, **config) for proto in (joined, lowered))
     for batch in batches:
         x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
@@ -45,6 +46,7 @@ def compare(module, size, batches=(2, 1, 3), tolerance=1e-4, **config):
         (output,) = session.run(None, {'input': x.numpy()})
         assert output.shape == expected.shape
         assert np.abs(output - expected).max() <= tolerance * np.abs(expected).max()
+        np.testing.assert_array_equal(output, apart.run(None, {'input': x.numpy()})[0])
     return lowered
 
 
@@ -81,11 +83,16 @@ def test_a_network_that_was_converted_and_never_seen(name):
 
 
 def test_a_residual_network_has_nothing_left_but_convolutions():
-    found = operators(to_ort_cpu(export_model(create_model('hetconv_resnet18_p4'), (3, 64, 64))))
+    lowered = to_ort_cpu(export_model(create_model('hetconv_resnet18_p4'), (3, 64, 64)), joined=False)
+    found = operators(lowered)
     assert found == {
         'Transpose': 1, 'hetconv.nhwc::Conv': 4, 'hetconv.nhwc::HetConv2d': 16, 'hetconv.nhwc::MaxPool': 1,
         'ReduceMean': 1, 'Reshape': 1, 'Gemm': 1,
     }  # fmt: skip
+    others = {'Transpose': 1, 'ReduceMean': 1, 'Reshape': 1, 'Gemm': 1}
+    joined = join_layers(lowered)
+    assert operators(joined) == {'hetconv.nhwc::Sequence': 1, **others}
+    assert Counter(kernels_of(joined)) == {'Conv': 4, 'HetConv2d': 16, 'MaxPool': 1}
 
 
 class Net(nn.Module):

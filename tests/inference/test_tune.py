@@ -20,7 +20,7 @@ MODEL = 'hetconv_resnet20_cifar_p4'
 
 @pytest.fixture(scope='module')
 def lowered():
-    return to_ort_cpu(export_model(create_model(MODEL))).SerializeToString()
+    return to_ort_cpu(export_model(create_model(MODEL)), joined=False).SerializeToString()
 
 
 @pytest.fixture
@@ -31,8 +31,14 @@ def proto(lowered):
 
 
 def algorithms(proto):
-    """The attribute, by node."""
-    found = {node.name: {a.name: a.i for a in node.attribute}.get('algorithm', 0) for node in proto.graph.node}
+    """The attribute, by node or step of a sequence."""
+    found = {}
+    for node in proto.graph.node:
+        for a in node.attribute:
+            step = a.name.removesuffix('algorithm')
+            if step != a.name:
+                names = {b.name: b.s.decode() for b in node.attribute if b.name.endswith('name')}
+                found[names[f'{step}name'] if step else node.name] = a.i
     return {name: number for name, number in found.items() if number}
 
 

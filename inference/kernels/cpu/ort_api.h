@@ -56,6 +56,9 @@ class Api {
   Status* attribute(const KernelInfo* info, const char* name, int64_t* out) const {
     return call<86, Status*>(info, name, out);
   }
+  Status* attribute(const KernelInfo* info, const char* name, char* out, size_t* size) const {
+    return call<87, Status*>(info, name, out, size);
+  }
   Status* input_count(const KernelContext* context, size_t* out) const { return call<88, Status*>(context, out); }
   Status* input(const KernelContext* context, size_t i, const Value** out) const {
     return call<90, Status*>(context, i, out);

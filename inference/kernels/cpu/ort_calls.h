@@ -2,6 +2,7 @@
 // threads and memory of ONNX Runtime.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <string>
@@ -14,8 +15,8 @@ namespace ops {
 
 using namespace hetconv;
 
-using ort::api, ort::check, ort::config, ort::constant, ort::data_of, ort::guarded, ort::narrow, ort::read, ort::refuse,
-    ort::shape_of;
+using ort::api, ort::check, ort::config, ort::constant, ort::guarded, ort::Info, ort::narrow, ort::read, ort::read_list,
+    ort::read_text, ort::refuse;
 
 struct Options {
   Algorithm algorithm = Algorithm::kAuto;
@@ -27,7 +28,7 @@ struct Options {
 };
 
 // From the attributes and the shapes of the weights, of which `w` counts for HetConv only.
-inline LayerShape read_shape(const ort::KernelInfo* info, bool hetconv, const std::vector<int64_t>& w,
+inline LayerShape read_shape(const Info& info, bool hetconv, const std::vector<int64_t>& w,
                              const std::vector<int64_t>& w_kxk) {
   LayerShape s{};
   const char* part_name = hetconv ? "part" : "group";
@@ -46,12 +47,12 @@ inline LayerShape read_shape(const ort::KernelInfo* info, bool hetconv, const st
   return s;
 }
 
-inline void read_bounds(const ort::KernelInfo* info, float* low, float* high) {
+inline void read_bounds(const Info& info, float* low, float* high) {
   const float infinity = std::numeric_limits<float>::infinity();
   *low = read(info, "min", -infinity), *high = read(info, "max", infinity);
 }
 
-inline PoolShape read_pool(const ort::KernelInfo* info, bool average) {
+inline PoolShape read_pool(const Info& info, bool average) {
   PoolShape s{};
   s.average = average;
   s.include_pad = average && read(info, "count_include_pad") != 0;
@@ -62,48 +63,57 @@ inline PoolShape read_pool(const ort::KernelInfo* info, bool average) {
   return s;
 }
 
-// Inputs and output of one call of a convolution, whose residual is input `last`.
-struct Call {
-  Call(ort::KernelContext* context, const LayerShape& s, size_t last) {
-    check(api.input(context, 0, &x));
-    size_t inputs = 0;
-    check(api.input_count(context, &inputs));
-    if (inputs > last) check(api.input(context, last, &z));
-    const std::vector<int64_t> shape = shape_of(x);
-    if (shape.size() != 4 || shape[3] != s.in_channels) {
-      refuse("X must be (batch, height, width, " + std::to_string(s.in_channels) + ")");
-    }
-    batch = shape[0], height = shape[1], width = shape[2];
-    int64_t out[4] = {batch, 0, 0, s.out_channels};
-    output_size(s, height, width, &out[1], &out[2]);
-    if (z && shape_of(z, &z_type) != std::vector<int64_t>(out, out + 4)) refuse("Z must have the shape of Y");
-    check(api.output(context, 0, out, 4, &y));
-  }
-
-  const ort::Value *x = nullptr, *z = nullptr;
-  ort::Type z_type = ort::kAnyType;
-  ort::Value* y = nullptr;
-  int64_t batch, height, width;
+// What every op does: X, and perhaps a residual Z, to Y. Constant inputs are read once, when it is made.
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  // The axes of Y; throws for inputs that make no sense. `z` may be null.
+  virtual ort::Axes output(const ort::Tensor& x, const ort::Tensor* z) const = 0;
+  virtual void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y,
+                   ort::KernelContext* context) const = 0;
 };
 
-// The same of a pooling.
-struct PoolCall {
-  PoolCall(ort::KernelContext* context, const PoolShape& s) {
-    check(api.input(context, 0, &x));
-    const std::vector<int64_t> shape = shape_of(x);
-    if (shape.size() != 4) refuse("X must be (batch, height, width, channels)");
-    height = shape[1], width = shape[2], channels = shape[3];
-    pool_output_size(s, height, width, &out_height, &out_width);
-    const int64_t out[4] = {shape[0], out_height, out_width, channels};
-    check(api.output(context, 0, out, 4, &y));
-    rows = channels ? static_cast<size_t>(shape[0] * out_height) : 0;
+// The same of a convolution.
+inline ort::Axes conv_output(const LayerShape& s, const ort::Tensor& x, const ort::Tensor* z) {
+  if (x.rank != 4 || x.axes[3] != s.in_channels) {
+    refuse("X must be (batch, height, width, " + std::to_string(s.in_channels) + ")");
   }
+  ort::Axes axes{x.axes[0], 0, 0, s.out_channels};
+  output_size(s, x.axes[1], x.axes[2], &axes[1], &axes[2]);
+  if (z && (z->rank != 4 || z->axes != axes)) refuse("Z must have the shape of Y");
+  return axes;
+}
 
-  const ort::Value* x = nullptr;
-  ort::Value* y = nullptr;
-  int64_t height, width, channels, out_height, out_width;
-  size_t rows;  // of the output; 0 where there is nothing to do, however many rows there are of it
-};
+inline void check_rank(const ort::Tensor& x) {
+  if (x.rank != 4) refuse("X must be (batch, height, width, channels)");
+}
+
+// Of a pooling.
+inline ort::Axes pool_output(const PoolShape& s, const ort::Tensor& x) {
+  check_rank(x);
+  ort::Axes axes = x.axes;
+  pool_output_size(s, x.axes[1], x.axes[2], &axes[1], &axes[2]);
+  return axes;
+}
+
+// Input i of a call; false where it was left out.
+inline bool read_input(ort::KernelContext* context, size_t i, ort::Tensor* tensor) {
+  const ort::Value* value = nullptr;
+  check(api.input(context, i, &value));
+  if (!value) return false;
+  std::vector<int64_t> shape;
+  *tensor = {ort::data_of<void>(value), ort::describe(value, &shape), {}};
+  tensor->rank = shape.size();
+  std::copy_n(shape.begin(), std::min(shape.size(), tensor->axes.size()), tensor->axes.begin());
+  return true;
+}
+
+// The memory of the output.
+inline void* output_of(ort::KernelContext* context, const ort::Axes& axes) {
+  ort::Value* value = nullptr;
+  check(api.output(context, 0, axes.data(), axes.size(), &value));
+  return ort::data_of<void>(value);
+}
 
 inline Parallel parallel_of(ort::KernelContext* context) {
   return {[](void* context, void (*work)(void*, size_t), size_t count, void* argument) {
@@ -112,13 +122,19 @@ inline Parallel parallel_of(ort::KernelContext* context) {
           context};
 }
 
+// The rows of Y of all images, where there are any numbers in them.
+inline void each_row(ort::KernelContext* context, const ort::Tensor& y, void (*row)(void*, size_t), void* run) {
+  const size_t rows = y.axes[3] ? static_cast<size_t>(y.axes[0] * y.axes[1]) : 0;
+  if (rows) check(api.parallel_for(context, row, rows, 0, run));
+}
+
 // ONNX Runtime's allocator.
 class Memory {
  public:
   ~Memory() {
     if (allocator_) api.release(allocator_);
   }
-  void open(const ort::KernelInfo* info) { check(api.allocator(info, 0, &allocator_)); }
+  void open(const Info& info) { check(api.allocator(info.kernel, 0, &allocator_)); }
   Scratch scratch() const { return {allocate, release, allocator_}; }
 
  private:

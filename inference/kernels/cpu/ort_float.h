@@ -5,9 +5,9 @@
 
 namespace ops {
 
-class ConvKernel {
+class ConvKernel : public Kernel {
  public:
-  ConvKernel(const ort::KernelInfo* info, bool hetconv, const Options& options) : hetconv_(hetconv) {
+  ConvKernel(const Info& info, bool hetconv, const Options& options) {
     Weights weights{};
     std::vector<int64_t> w, w_kxk, bias;
     if (hetconv) weights.w = constant(info, 1, "W", &w);
@@ -21,15 +21,19 @@ class ConvKernel {
     memory_.open(info);
   }
 
-  void compute(ort::KernelContext* context) const {
-    const Call call(context, layer_->shape(), hetconv_ ? 4 : 3);
-    layer_->run(data_of(call.x), call.z ? data_of(call.z) : nullptr, data_of(call.y), call.batch, call.height,
-                call.width, parallel_of(context), memory_.scratch());
+  ort::Axes output(const ort::Tensor& x, const ort::Tensor* z) const override {
+    if (z && z->type != ort::kFloat) refuse("Z must be float");
+    return conv_output(layer_->shape(), x, z);
+  }
+
+  void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y,
+           ort::KernelContext* context) const override {
+    layer_->run(static_cast<float*>(x.data), z ? static_cast<float*>(z->data) : nullptr, static_cast<float*>(y.data),
+                x.axes[0], x.axes[1], x.axes[2], parallel_of(context), memory_.scratch());
   }
 
  private:
-  static Algorithm algorithm_of(const ort::KernelInfo* info, const LayerShape& shape, bool hetconv,
-                                const Options& options) {
+  static Algorithm algorithm_of(const Info& info, const LayerShape& shape, bool hetconv, const Options& options) {
     if (options.algorithm != Algorithm::kAuto && can_take(options.algorithm, shape, hetconv)) return options.algorithm;
     const int64_t attribute = read(info, "algorithm", int64_t{0});
     if (attribute < 0 || attribute >= kAlgorithms)
@@ -37,24 +41,30 @@ class ConvKernel {
     return static_cast<Algorithm>(attribute);
   }
 
-  bool hetconv_;
   std::unique_ptr<Layer> layer_;
   Memory memory_;
 };
 
-class PoolKernel {
+class PoolKernel : public Kernel {
  public:
-  PoolKernel(const ort::KernelInfo* info, bool average, const Options& options) {
+  PoolKernel(const Info& info, bool average, const Options& options) {
     s_ = read_pool(info, average);
     isa_ = &options.floats();
   }
 
-  void compute(ort::KernelContext* context) const {
-    const PoolCall call(context, s_);
-    if (!call.rows) return;
-    PoolRun run{data_of(call.x), data_of(call.y), call.height, call.width, call.channels,
-                call.out_height, call.out_width,  &s_,         isa_};
-    check(api.parallel_for(context, PoolRun::row, call.rows, 0, &run));
+  ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override { return pool_output(s_, x); }
+
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+    PoolRun run{static_cast<float*>(x.data),
+                static_cast<float*>(y.data),
+                x.axes[1],
+                x.axes[2],
+                x.axes[3],
+                y.axes[1],
+                y.axes[2],
+                &s_,
+                isa_};
+    each_row(context, y, PoolRun::row, &run);
   }
 
  private:

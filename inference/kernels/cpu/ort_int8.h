@@ -5,16 +5,15 @@
 
 namespace ops {
 
-inline int32_t read_zero_point(const ort::KernelInfo* info, const char* name) {
+inline int32_t read_zero_point(const Info& info, const char* name) {
   const int64_t value = read(info, name, int64_t{0});
   check_zero_point(name, value);
   return static_cast<int32_t>(value);
 }
 
-class Int8ConvKernel {
+class Int8ConvKernel : public Kernel {
  public:
-  Int8ConvKernel(const ort::KernelInfo* info, bool hetconv, bool float_output, const Options& options)
-      : hetconv_(hetconv) {
+  Int8ConvKernel(const Info& info, bool hetconv, bool float_output, const Options& options) {
     Int8Weights weights{};
     std::vector<int64_t> w, w_kxk, scale, bias;
     if (hetconv) weights.w = constant<int8_t>(info, 1, "W", &w);
@@ -38,32 +37,42 @@ class Int8ConvKernel {
     memory_.open(info);
   }
 
-  void compute(ort::KernelContext* context) const {
-    const Call call(context, layer_->shape(), hetconv_ ? 5 : 4);
-    if (call.z && call.z_type != (float_residual_ ? ort::kFloat : ort::kUint8)) {
+  ort::Axes output(const ort::Tensor& x, const ort::Tensor* z) const override {
+    if (z && z->type != (float_residual_ ? ort::kFloat : ort::kUint8)) {
       refuse("Z must be uint8 with z_scale, and float without");
     }
-    layer_->run(data_of<uint8_t>(call.x), call.z ? data_of<void>(call.z) : nullptr, data_of<void>(call.y), call.batch,
-                call.height, call.width, parallel_of(context), memory_.scratch());
+    return conv_output(layer_->shape(), x, z);
+  }
+
+  void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y,
+           ort::KernelContext* context) const override {
+    layer_->run(static_cast<uint8_t*>(x.data), z ? z->data : nullptr, y.data, x.axes[0], x.axes[1], x.axes[2],
+                parallel_of(context), memory_.scratch());
   }
 
  private:
-  bool hetconv_, float_residual_;
+  bool float_residual_;
   std::unique_ptr<Int8Layer> layer_;
   Memory memory_;
 };
 
-class Int8PoolKernel {
+class Int8PoolKernel : public Kernel {
  public:
-  Int8PoolKernel(const ort::KernelInfo* info, const Options& options)
-      : s_(read_pool(info, false)), isa_(&options.bytes()) {}
+  Int8PoolKernel(const Info& info, const Options& options) : s_(read_pool(info, false)), isa_(&options.bytes()) {}
 
-  void compute(ort::KernelContext* context) const {
-    const PoolCall call(context, s_);
-    if (!call.rows) return;
-    Int8PoolRun run{data_of<uint8_t>(call.x), data_of<uint8_t>(call.y), call.height, call.width, call.channels,
-                    call.out_height,          call.out_width,           &s_,         isa_};
-    check(api.parallel_for(context, Int8PoolRun::row, call.rows, 0, &run));
+  ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override { return pool_output(s_, x); }
+
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+    Int8PoolRun run{static_cast<uint8_t*>(x.data),
+                    static_cast<uint8_t*>(y.data),
+                    x.axes[1],
+                    x.axes[2],
+                    x.axes[3],
+                    y.axes[1],
+                    y.axes[2],
+                    &s_,
+                    isa_};
+    each_row(context, y, Int8PoolRun::row, &run);
   }
 
  private:
@@ -71,25 +80,29 @@ class Int8PoolKernel {
   const Int8Isa* isa_;
 };
 
-class Int8MeanKernel {
+class Int8MeanKernel : public Kernel {
  public:
-  Int8MeanKernel(const ort::KernelInfo* info, const Options& options) : isa_(&options.bytes()) {
+  Int8MeanKernel(const Info& info, const Options& options) : isa_(&options.bytes()) {
     scale_ = read(info, "x_scale", 0.0f);
     check_scale("x_scale", scale_);
     zero_point_ = read_zero_point(info, "x_zero_point");
   }
 
-  void compute(ort::KernelContext* context) const {
-    const ort::Value* x = nullptr;
-    check(api.input(context, 0, &x));
-    const std::vector<int64_t> shape = shape_of(x);
-    if (shape.size() != 4) refuse("X must be (batch, height, width, channels)");
-    check_size(shape[1], shape[2]);
-    const int64_t out[4] = {shape[0], 1, 1, shape[3]};
-    ort::Value* y = nullptr;
-    check(api.output(context, 0, out, 4, &y));
-    Int8MeanRun run{data_of<uint8_t>(x), data_of(y), shape[0], shape[1] * shape[2], shape[3],
-                    zero_point_,         scale_,     isa_};
+  ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override {
+    check_rank(x);
+    check_size(x.axes[1], x.axes[2]);
+    return {x.axes[0], 1, 1, x.axes[3]};
+  }
+
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+    Int8MeanRun run{static_cast<uint8_t*>(x.data),
+                    static_cast<float*>(y.data),
+                    x.axes[0],
+                    x.axes[1] * x.axes[2],
+                    x.axes[3],
+                    zero_point_,
+                    scale_,
+                    isa_};
     if (run.pieces()) check(api.parallel_for(context, Int8MeanRun::piece, run.pieces(), 0, &run));
   }
 
@@ -99,26 +112,30 @@ class Int8MeanKernel {
   const Int8Isa* isa_;
 };
 
-class QuantizeKernel {
+class QuantizeKernel : public Kernel {
  public:
-  QuantizeKernel(const ort::KernelInfo* info, const Options& options) : isa_(&options.bytes()) {
+  QuantizeKernel(const Info& info, const Options& options) : isa_(&options.bytes()) {
     scale_ = read(info, "y_scale", 0.0f);
     check_scale("y_scale", scale_);
     zero_point_ = read_zero_point(info, "y_zero_point");
   }
 
-  void compute(ort::KernelContext* context) const {
-    const ort::Value* x = nullptr;
-    check(api.input(context, 0, &x));
-    const std::vector<int64_t> shape = shape_of(x);
-    if (shape.size() != 4) refuse("X must be (batch, channels, height, width)");
-    check_size(shape[2], shape[3]);
-    const int64_t out[4] = {shape[0], shape[2], shape[3], shape[1]};
-    ort::Value* y = nullptr;
-    check(api.output(context, 0, out, 4, &y));
-    if (!shape[0] || !shape[1]) return;
-    Int8QuantizeRun run{data_of(x), data_of<uint8_t>(y), shape[2], shape[3], shape[1], scale_, zero_point_, isa_};
-    check(api.parallel_for(context, Int8QuantizeRun::row, static_cast<size_t>(shape[0] * shape[2]), 0, &run));
+  ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override {
+    if (x.rank != 4) refuse("X must be (batch, channels, height, width)");
+    check_size(x.axes[2], x.axes[3]);
+    return {x.axes[0], x.axes[2], x.axes[3], x.axes[1]};
+  }
+
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+    Int8QuantizeRun run{static_cast<float*>(x.data),
+                        static_cast<uint8_t*>(y.data),
+                        x.axes[2],
+                        x.axes[3],
+                        x.axes[1],
+                        scale_,
+                        zero_point_,
+                        isa_};
+    each_row(context, y, Int8QuantizeRun::row, &run);
   }
 
  private:

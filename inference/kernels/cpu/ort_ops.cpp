@@ -19,6 +19,11 @@
 //   Y = FloatConv(X, W, B, Z)                  Conv under a name of its own: what is called Conv, ONNX Runtime's
 //                                              optimiser takes for ONNX's between DequantizeLinear and QuantizeLinear
 //
+//   Y = Sequence(X..., constants...)           several of these as one, and QSequence where Y is uint8: `ops` has their
+//                                              names, and step i attributes `i.` in front of its own, `i.inputs` (an
+//                                              input of the node, or -1 - j for what step j gives) and `i.slot`, the
+//                                              part of the sequence's memory that it writes; the last writes Y
+//
 // Session options, set before the library is registered: `hetconv.algorithm` goes before the attribute, `direct`
 // forbids Winograd's algorithm; `hetconv.isa` names an instruction set.
 //
@@ -26,100 +31,89 @@
 #include <map>
 #include <mutex>
 
-#include "ort_float.h"
-#include "ort_int8.h"
+#include "ort_sequence.h"
 
 namespace {
 
 using namespace ops;
-using ort::kAnyType, ort::kFloat, ort::kInt8, ort::kUint8;
 
 struct Op : ort::CustomOp {
   const Options* options;
+  const Kind* kind;  // null: a sequence
+  ort::Type output;
 };
 
-enum Kind {
-  kHetConv2d,
-  kConv,
-  kMaxPool,
-  kAveragePool,
-  kQHetConv2d,
-  kQConv,
-  kQHetConv2dFloat,
-  kQConvFloat,
-  kQMaxPool,
-  kQMean,
-  kQuantize,
-  kFloatConv,
-};
-struct Signature {
-  const char* name;
-  size_t count;  // of inputs; of convolutions the last is optional
-  bool optional;
-  ort::Type output, inputs[6];
-};
-constexpr Signature kSignatures[] = {
-    {"HetConv2d", 5, true, kFloat, {kFloat, kFloat, kFloat, kFloat, kFloat}},
-    {"Conv", 4, true, kFloat, {kFloat, kFloat, kFloat, kFloat}},
-    {"MaxPool", 1, false, kFloat, {kFloat}},
-    {"AveragePool", 1, false, kFloat, {kFloat}},
-    {"QHetConv2d", 6, true, kUint8, {kUint8, kInt8, kInt8, kFloat, kFloat, kAnyType}},
-    {"QConv", 5, true, kUint8, {kUint8, kInt8, kFloat, kFloat, kAnyType}},
-    {"QHetConv2dFloat", 6, true, kFloat, {kUint8, kInt8, kInt8, kFloat, kFloat, kAnyType}},
-    {"QConvFloat", 5, true, kFloat, {kUint8, kInt8, kFloat, kFloat, kAnyType}},
-    {"QMaxPool", 1, false, kUint8, {kUint8}},
-    {"QMean", 1, false, kFloat, {kUint8}},
-    {"Quantize", 1, false, kUint8, {kFloat}},
-    {"FloatConv", 4, true, kFloat, {kFloat, kFloat, kFloat, kFloat}},
-};
+const Op& op_of(const ort::CustomOp* op) { return *static_cast<const Op*>(op); }
 
-template <Kind kKind>
-auto make_kernel(const ort::KernelInfo* info, const Options& options) {
-  if constexpr (kKind == kHetConv2d || kKind == kConv || kKind == kFloatConv) {
-    return new ConvKernel(info, kKind == kHetConv2d, options);
-  } else if constexpr (kKind == kMaxPool || kKind == kAveragePool) {
-    return new PoolKernel(info, kKind == kAveragePool, options);
-  } else if constexpr (kKind == kQMaxPool) {
-    return new Int8PoolKernel(info, options);
-  } else if constexpr (kKind == kQMean) {
-    return new Int8MeanKernel(info, options);
-  } else if constexpr (kKind == kQuantize) {
-    return new QuantizeKernel(info, options);
-  } else {
-    return new Int8ConvKernel(info, kKind == kQHetConv2d || kKind == kQHetConv2dFloat,
-                              kSignatures[kKind].output == kFloat, options);
+// One op as a node of its own.
+struct Node {
+  const Kind* kind;
+  std::unique_ptr<Kernel> kernel;
+
+  void compute(ort::KernelContext* context) const {
+    ort::Tensor x{}, z{};
+    size_t inputs = 0;
+    if (!read_input(context, 0, &x)) ort::refuse("X is missing");
+    if (kind->residual) check(api.input_count(context, &inputs));
+    const bool has_z = kind->residual && inputs == kind->count && read_input(context, inputs - 1, &z);
+    const ort::Axes axes = kernel->output(x, has_z ? &z : nullptr);
+    kernel->run(x, has_z ? &z : nullptr, {output_of(context, axes), kind->output, axes}, context);
   }
-}
+};
 
-template <Kind kKind>
 Op make_op(const Options& options) {
   Op op{};
   op.options = &options;
   op.version = ort::kApiVersion;
-  op.name = [](const ort::CustomOp*) { return kSignatures[kKind].name; };
   op.provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
-  op.input_type = [](const ort::CustomOp*, size_t i) { return int{kSignatures[kKind].inputs[i]}; };
-  op.output_type = [](const ort::CustomOp*, size_t) { return int{kSignatures[kKind].output}; };
-  op.inputs = [](const ort::CustomOp*) { return kSignatures[kKind].count; };
+  op.output_type = [](const ort::CustomOp* self, size_t) { return int{op_of(self).output}; };
   op.outputs = [](const ort::CustomOp*) -> size_t { return 1; };
-  op.input_characteristic = [](const ort::CustomOp*, size_t i) {
-    return kSignatures[kKind].optional && i + 1 == kSignatures[kKind].count ? 1 : 0;
-  };
   op.output_characteristic = [](const ort::CustomOp*, size_t) { return 0; };
   op.input_memory = [](const ort::CustomOp*, size_t) { return 0; };
   const auto one = [](const ort::CustomOp*) { return 1; };
-  op.variadic_input_arity = op.variadic_input_homogeneity = one;
-  op.variadic_output_arity = op.variadic_output_homogeneity = one;
+  op.variadic_input_arity = op.variadic_output_arity = op.variadic_output_homogeneity = one;
+  op.variadic_input_homogeneity = [](const ort::CustomOp*) { return 0; };
   op.start_version = one;
   op.end_version = [](const ort::CustomOp*) { return std::numeric_limits<int>::max(); };
-  using Kernel = std::remove_pointer_t<decltype(make_kernel<kKind>(nullptr, options))>;
+  return op;
+}
+
+Op make_node_op(const Options& options, const Kind& kind) {
+  Op op = make_op(options);
+  op.kind = &kind, op.output = kind.output;
+  op.name = [](const ort::CustomOp* self) { return op_of(self).kind->name; };
+  op.inputs = [](const ort::CustomOp* self) { return op_of(self).kind->count; };
+  op.input_type = [](const ort::CustomOp* self, size_t i) { return int{op_of(self).kind->inputs[i]}; };
+  op.input_characteristic = [](const ort::CustomOp* self, size_t i) {
+    return op_of(self).kind->residual && i + 1 == op_of(self).kind->count ? 1 : 0;  // optional
+  };
   op.create_v2 = [](const ort::CustomOp* self, const void*, const ort::KernelInfo* info, void** kernel) {
-    return guarded([&] { *kernel = make_kernel<kKind>(info, *static_cast<const Op*>(self)->options); });
+    return guarded([&] {
+      const Op& op = op_of(self);
+      *kernel = new Node{op.kind, op.kind->make({info, "", {}}, *op.options)};
+    });
   };
   op.compute_v2 = [](void* kernel, ort::KernelContext* context) {
-    return guarded([&] { static_cast<const Kernel*>(kernel)->compute(context); });
+    return guarded([&] { static_cast<const Node*>(kernel)->compute(context); });
   };
-  op.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  op.destroy = [](void* kernel) { delete static_cast<Node*>(kernel); };
+  return op;
+}
+
+Op make_sequence_op(const Options& options, ort::Type output) {
+  Op op = make_op(options);
+  op.output = output;
+  op.name = [](const ort::CustomOp* self) { return op_of(self).output == kFloat ? "Sequence" : "QSequence"; };
+  op.inputs = [](const ort::CustomOp*) -> size_t { return 1; };
+  op.input_type = [](const ort::CustomOp*, size_t) { return int{kAnyType}; };
+  op.input_characteristic = [](const ort::CustomOp*, size_t) { return 2; };  // variadic
+  op.create_v2 = [](const ort::CustomOp* self, const void*, const ort::KernelInfo* info, void** kernel) {
+    return guarded([&] { *kernel = new SequenceKernel(info, *op_of(self).options, op_of(self).output); });
+  };
+  op.compute_v2 = [](void* kernel, ort::KernelContext* context) {
+    return guarded([&] { static_cast<const SequenceKernel*>(kernel)->compute(context); });
+  };
+  op.destroy = [](void* kernel) { delete static_cast<SequenceKernel*>(kernel); };
   return op;
 }
 
@@ -154,10 +148,8 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
       auto made = std::make_unique<Ops>();
       made->options = chosen;
       const Options& kept = made->options;
-      made->ops = {make_op<kHetConv2d>(kept),       make_op<kConv>(kept),       make_op<kMaxPool>(kept),
-                   make_op<kAveragePool>(kept),     make_op<kQHetConv2d>(kept), make_op<kQConv>(kept),
-                   make_op<kQHetConv2dFloat>(kept), make_op<kQConvFloat>(kept), make_op<kQMaxPool>(kept),
-                   make_op<kQMean>(kept),           make_op<kQuantize>(kept),   make_op<kFloatConv>(kept)};
+      for (const Kind& kind : kKinds) made->ops.push_back(make_node_op(kept, kind));
+      for (ort::Type output : {kFloat, kUint8}) made->ops.push_back(make_sequence_op(kept, output));
       check(api.create_domain("hetconv.nhwc", &made->domain));
       for (const Op& op : made->ops) check(api.domain_add(made->domain, &op));
       ops = std::move(made);
