@@ -63,14 +63,19 @@ inline PoolShape read_pool(const Info& info, bool average) {
   return s;
 }
 
+// Threads and memory of one call.
+struct Means {
+  Parallel parallel;
+  Scratch scratch;
+};
+
 // What every op does: X, and perhaps a residual Z, to Y. Constant inputs are read once, when it is made.
 class Kernel {
  public:
   virtual ~Kernel() = default;
   // The axes of Y; throws for inputs that make no sense. `z` may be null.
   virtual ort::Axes output(const ort::Tensor& x, const ort::Tensor* z) const = 0;
-  virtual void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y,
-                   ort::KernelContext* context) const = 0;
+  virtual void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y, const Means& means) const = 0;
 };
 
 // The same of a convolution.
@@ -123,18 +128,17 @@ inline Parallel parallel_of(ort::KernelContext* context) {
 }
 
 // The rows of Y of all images, where there are any numbers in them.
-inline void each_row(ort::KernelContext* context, const ort::Tensor& y, void (*row)(void*, size_t), void* run) {
+inline void each_row(const Parallel& parallel, const ort::Tensor& y, void (*row)(void*, size_t), void* run) {
   const size_t rows = y.axes[3] ? static_cast<size_t>(y.axes[0] * y.axes[1]) : 0;
-  if (rows) check(api.parallel_for(context, row, rows, 0, run));
+  if (rows) parallel.run(parallel.context, row, rows, run);
 }
 
 // ONNX Runtime's allocator.
 class Memory {
  public:
-  ~Memory() {
-    if (allocator_) api.release(allocator_);
-  }
-  void open(const Info& info) { check(api.allocator(info.kernel, 0, &allocator_)); }
+  explicit Memory(const Info& info) { check(api.allocator(info.kernel, 0, &allocator_)); }
+  Memory(const Memory&) = delete;
+  ~Memory() { api.release(allocator_); }
   Scratch scratch() const { return {allocate, release, allocator_}; }
 
  private:

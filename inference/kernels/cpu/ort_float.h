@@ -18,7 +18,6 @@ class ConvKernel : public Kernel {
     read_bounds(info, &weights.low, &weights.high);
     layer_ = std::make_unique<Layer>(s, weights, algorithm_of(info, s, hetconv, options), options.floats());
     layer_->prepare();
-    memory_.open(info);
   }
 
   ort::Axes output(const ort::Tensor& x, const ort::Tensor* z) const override {
@@ -26,10 +25,9 @@ class ConvKernel : public Kernel {
     return conv_output(layer_->shape(), x, z);
   }
 
-  void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y,
-           ort::KernelContext* context) const override {
+  void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y, const Means& means) const override {
     layer_->run(static_cast<float*>(x.data), z ? static_cast<float*>(z->data) : nullptr, static_cast<float*>(y.data),
-                x.axes[0], x.axes[1], x.axes[2], parallel_of(context), memory_.scratch());
+                x.axes[0], x.axes[1], x.axes[2], means.parallel, means.scratch);
   }
 
  private:
@@ -42,7 +40,6 @@ class ConvKernel : public Kernel {
   }
 
   std::unique_ptr<Layer> layer_;
-  Memory memory_;
 };
 
 class PoolKernel : public Kernel {
@@ -54,7 +51,7 @@ class PoolKernel : public Kernel {
 
   ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override { return pool_output(s_, x); }
 
-  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, const Means& means) const override {
     PoolRun run{static_cast<float*>(x.data),
                 static_cast<float*>(y.data),
                 x.axes[1],
@@ -64,7 +61,7 @@ class PoolKernel : public Kernel {
                 y.axes[2],
                 &s_,
                 isa_};
-    each_row(context, y, PoolRun::row, &run);
+    each_row(means.parallel, y, PoolRun::row, &run);
   }
 
  private:

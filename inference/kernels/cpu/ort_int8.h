@@ -34,7 +34,6 @@ class Int8ConvKernel : public Kernel {
     weights.z_zero_point = read_zero_point(info, "z_zero_point");
     weights.float_residual = float_residual_ = weights.z_scale == 0;
     layer_ = std::make_unique<Int8Layer>(s, weights, options.bytes());
-    memory_.open(info);
   }
 
   ort::Axes output(const ort::Tensor& x, const ort::Tensor* z) const override {
@@ -44,16 +43,14 @@ class Int8ConvKernel : public Kernel {
     return conv_output(layer_->shape(), x, z);
   }
 
-  void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y,
-           ort::KernelContext* context) const override {
+  void run(const ort::Tensor& x, const ort::Tensor* z, const ort::Tensor& y, const Means& means) const override {
     layer_->run(static_cast<uint8_t*>(x.data), z ? z->data : nullptr, y.data, x.axes[0], x.axes[1], x.axes[2],
-                parallel_of(context), memory_.scratch());
+                means.parallel, means.scratch);
   }
 
  private:
   bool float_residual_;
   std::unique_ptr<Int8Layer> layer_;
-  Memory memory_;
 };
 
 class Int8PoolKernel : public Kernel {
@@ -62,7 +59,7 @@ class Int8PoolKernel : public Kernel {
 
   ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override { return pool_output(s_, x); }
 
-  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, const Means& means) const override {
     Int8PoolRun run{static_cast<uint8_t*>(x.data),
                     static_cast<uint8_t*>(y.data),
                     x.axes[1],
@@ -72,7 +69,7 @@ class Int8PoolKernel : public Kernel {
                     y.axes[2],
                     &s_,
                     isa_};
-    each_row(context, y, Int8PoolRun::row, &run);
+    each_row(means.parallel, y, Int8PoolRun::row, &run);
   }
 
  private:
@@ -94,7 +91,7 @@ class Int8MeanKernel : public Kernel {
     return {x.axes[0], 1, 1, x.axes[3]};
   }
 
-  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, const Means& means) const override {
     Int8MeanRun run{static_cast<uint8_t*>(x.data),
                     static_cast<float*>(y.data),
                     x.axes[0],
@@ -103,7 +100,7 @@ class Int8MeanKernel : public Kernel {
                     zero_point_,
                     scale_,
                     isa_};
-    if (run.pieces()) check(api.parallel_for(context, Int8MeanRun::piece, run.pieces(), 0, &run));
+    if (run.pieces()) means.parallel.run(means.parallel.context, Int8MeanRun::piece, run.pieces(), &run);
   }
 
  private:
@@ -126,7 +123,7 @@ class QuantizeKernel : public Kernel {
     return {x.axes[0], x.axes[2], x.axes[3], x.axes[1]};
   }
 
-  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, ort::KernelContext* context) const override {
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, const Means& means) const override {
     Int8QuantizeRun run{static_cast<float*>(x.data),
                         static_cast<uint8_t*>(y.data),
                         x.axes[2],
@@ -135,7 +132,7 @@ class QuantizeKernel : public Kernel {
                         scale_,
                         zero_point_,
                         isa_};
-    each_row(context, y, Int8QuantizeRun::row, &run);
+    each_row(means.parallel, y, Int8QuantizeRun::row, &run);
   }
 
  private:

@@ -47,8 +47,11 @@ const Op& op_of(const ort::CustomOp* op) { return *static_cast<const Op*>(op); }
 
 // One op as a node of its own.
 struct Node {
+  Node(const Op& op, const Info& info) : kind(op.kind), kernel(op.kind->make(info, *op.options)), memory(info) {}
+
   const Kind* kind;
   std::unique_ptr<Kernel> kernel;
+  Memory memory;
 
   void compute(ort::KernelContext* context) const {
     ort::Tensor x{}, z{};
@@ -57,7 +60,8 @@ struct Node {
     if (kind->residual) check(api.input_count(context, &inputs));
     const bool has_z = kind->residual && inputs == kind->count && read_input(context, inputs - 1, &z);
     const ort::Axes axes = kernel->output(x, has_z ? &z : nullptr);
-    kernel->run(x, has_z ? &z : nullptr, {output_of(context, axes), kind->output, axes}, context);
+    kernel->run(x, has_z ? &z : nullptr, {output_of(context, axes), kind->output, axes},
+                {parallel_of(context), memory.scratch()});
   }
 };
 
@@ -88,10 +92,7 @@ Op make_node_op(const Options& options, const Kind& kind) {
     return op_of(self).kind->residual && i + 1 == op_of(self).kind->count ? 1 : 0;  // optional
   };
   op.create_v2 = [](const ort::CustomOp* self, const void*, const ort::KernelInfo* info, void** kernel) {
-    return guarded([&] {
-      const Op& op = op_of(self);
-      *kernel = new Node{op.kind, op.kind->make({info, "", {}}, *op.options)};
-    });
+    return guarded([&] { *kernel = new Node(op_of(self), {info, "", {}}); });
   };
   op.compute_v2 = [](void* kernel, ort::KernelContext* context) {
     return guarded([&] { static_cast<const Node*>(kernel)->compute(context); });

@@ -4,6 +4,8 @@
 // a quantised ResNet-34.
 #pragma once
 
+#include <mutex>
+#include <new>
 #include <sstream>
 
 #include "ort_kinds.h"
@@ -12,8 +14,7 @@ namespace ops {
 
 class SequenceKernel {
  public:
-  SequenceKernel(const ort::KernelInfo* node, const Options& options, ort::Type output) {
-    memory_.open({node, "", {}});
+  SequenceKernel(const ort::KernelInfo* node, const Options& options, ort::Type output) : memory_({node, "", {}}) {
     std::istringstream names(read_text({node, "", {}}, "ops"));
     for (std::string name; names >> name;) add(node, find_kind(name), options);
     if (steps_.empty()) refuse("ops is empty");
@@ -37,10 +38,12 @@ class SequenceKernel {
     }
     values.back().data = output_of(context, values.back().axes);
     const Block block(memory_.scratch(), slots);
+    Kept kept(memory_.scratch());
+    const Means means{parallel_of(context), kept.scratch()};
     for (size_t i = 0; i < steps_.size(); i++) {
       const Step& s = steps_[i];
       if (i + 1 < steps_.size()) values[i].data = block.begin[s.slot];
-      s.kernel->run(*find(s.x), s.has_z ? find(s.z) : nullptr, values[i], context);
+      s.kernel->run(*find(s.x), s.has_z ? find(s.z) : nullptr, values[i], means);
     }
   }
 
@@ -69,6 +72,48 @@ class SequenceKernel {
     Scratch scratch;
     void* memory;
     std::vector<void*> begin;
+  };
+
+  // Scratch memory of the steps, which is kept for the next: a piece for each thread. Threads of ONNX Runtime call it,
+  // which no exception may leave.
+  class Kept {
+   public:
+    explicit Kept(const Scratch& from) : from_(from) {}
+    Kept(const Kept&) = delete;
+    ~Kept() {
+      while (Piece* piece = idle_) idle_ = piece->next, from_.free(from_.context, piece);
+    }
+    Scratch scratch() {
+      return {[](void* self, size_t bytes) { return static_cast<Kept*>(self)->take(bytes); },
+              [](void* self, void* memory) { static_cast<Kept*>(self)->give_back(memory); }, this};
+    }
+
+   private:
+    struct alignas(64) Piece {  // what comes before its memory
+      Piece* next;
+      size_t bytes;
+    };
+
+    void* take(size_t bytes) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      for (Piece** piece = &idle_; *piece; piece = &(*piece)->next) {
+        if ((*piece)->bytes < bytes) continue;
+        Piece* found = *piece;
+        *piece = found->next;
+        return found + 1;
+      }
+      void* memory = from_.allocate(from_.context, sizeof(Piece) + bytes);
+      return memory ? new (memory) Piece{nullptr, bytes} + 1 : nullptr;
+    }
+    void give_back(void* memory) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      Piece* piece = static_cast<Piece*>(memory) - 1;
+      piece->next = idle_, idle_ = piece;
+    }
+
+    Scratch from_;
+    std::mutex mutex_;
+    Piece* idle_ = nullptr;
   };
 
   void add(const ort::KernelInfo* node, const Kind& kind, const Options& options) {
