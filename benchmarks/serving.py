@@ -133,14 +133,16 @@ def hetconv(*arguments: Any) -> None:
 
 
 @contextmanager
-def server(repository: Path, python: Path | None) -> Iterator[Path]:
+def server(repository: Path, python: Path | None, *options: str) -> Iterator[Path]:
     """`hetconv serve`; what it says goes to the file."""
     ports = [f'--{name}={number}' for name, number in vars(PORTS).items()]
     own = [] if python is None else ['--python', str(python)]
     log = repository.parent / 'log'
     with log.open('wb') as file:
         process = subprocess.Popen(
-            [sys.executable, '-m', 'inference', 'serve', str(repository), *own, *ports], stdout=file, stderr=file
+            [sys.executable, '-m', 'inference', 'serve', str(repository), *own, *ports, *options],
+            stdout=file,
+            stderr=file,
         )
     try:
         yield log

@@ -30,7 +30,8 @@ def deploy(
         Optional[str],
         typer.Option(
             help='ort-cpu: our CPU kernels in ONNX Runtime, the default. onnxruntime: standard operators in it. '
-            "portable: standard operators for Triton's own backend of ONNX Runtime. tensorrt: an .engine.",
+            "portable: standard operators for Triton's own backend of ONNX Runtime. ort-cpu-native: our kernels in it. "
+            'tensorrt: an .engine.',
             show_default=False,
         ),
     ] = None,
@@ -66,6 +67,14 @@ def deploy(
         ),
     ] = None,
     top_k: Annotated[int, typer.Option(min=1, help='Classes in an answer.')] = 5,
+    mount: Annotated[
+        Optional[str],
+        typer.Option(
+            help='Where the server finds the repository, /models say: ort-cpu-native wants the path of a library. '
+            'Default: where it is here.',
+            show_default=False,
+        ),
+    ] = None,
     measure: Annotated[bool, typer.Option(help='Write down how long the network takes here.')] = True,
 ) -> None:
     """Write a model repository for Triton Inference Server, or a new version of a model in it."""
@@ -90,8 +99,12 @@ def deploy(
             '--queue and --timeout-ms need two instances or more: with one, Triton pauses for half a second at a time '
             'before what waits in a limited queue'
         )
+    if mount is not None and engine != 'ort-cpu-native':
+        raise UserError(f'--mount is for ort-cpu-native: {engine} needs no path')
+    if mount is not None and not mount.startswith('/'):
+        raise UserError('--mount must be an absolute path in the server')
     words = None if labels is None else _lines(labels)
-    settings = Settings(max_batch, instances, threads, delay_us, top_k=top_k, **limits)
+    settings = Settings(max_batch, instances, threads, delay_us, top_k=top_k, mount=(mount or '').rstrip('/'), **limits)
     name = Path(model).name.removesuffix('.onnx').removesuffix('.engine') if name is None else name
     check_name(name)
     if plan:
@@ -148,6 +161,13 @@ def serve(
         Optional[Path],
         typer.Option(help='Python with nvidia-pytriton, where there is no tritonserver.', show_default=False),
     ] = None,
+    backends: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Folder of Triton's backends, onnxruntime say, which nvidia-pytriton has not; for --python.",
+            show_default=False,
+        ),
+    ] = None,
     http: Annotated[int, typer.Option(help='Port of HTTP.')] = 8000,
     grpc: Annotated[int, typer.Option(help='Port of gRPC.')] = 8001,
     metrics: Annotated[int, typer.Option(help='Port of the metrics.')] = 8002,
@@ -159,7 +179,7 @@ def serve(
     """Start Triton Inference Server with a model repository, in the foreground; Ctrl-C ends it."""
     from .serving.server import Ports, run
 
-    code = run(repository, Ports(http, grpc, metrics), host, python, shared_memory)
+    code = run(repository, Ports(http, grpc, metrics), host, python, shared_memory, backends)
     raise typer.Exit(code)
 
 
@@ -169,10 +189,11 @@ def _network(model: str, engine: str, checkpoint: Path | None) -> tuple:
     from .export import metadata
     from .lowering.ort_cpu import to_ort_cpu
     from .lowering.portable import to_portable
+    from .serving.config import BACKENDS
     from .summary import within_text
 
     exported = exported_of(model, checkpoint)
-    network = to_ort_cpu(exported) if engine == 'ort-cpu' else to_portable(exported)
+    network = to_ort_cpu(exported) if BACKENDS[engine].kernels else to_portable(exported)
     error = compare(exported, network)
     return network, metadata(exported), error, [f'The engine is {within_text(error, "the exported network")}.']
 

@@ -1,11 +1,10 @@
 """config.pbtxt of the models that serve a network: see repository.py."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ['BACKENDS', 'Backend', 'Settings', 'configs', 'with_versions']
+__all__ = ['BACKENDS', 'LIBRARY', 'Backend', 'Settings', 'configs', 'with_version']
 
 TOP_K = 5
 
@@ -19,12 +18,14 @@ class Backend:
         file: That it loads.
         kind: Of its instances.
         threads: Name of the parameter that says how many a run has; None where there is none.
+        kernels: Whether the network needs our library, which is beside it then.
     """
 
     name: str
     file: str
     kind: str = 'KIND_CPU'
     threads: str | None = None
+    kernels: bool = False
 
     @property
     def whole(self) -> bool:
@@ -32,9 +33,13 @@ class Backend:
         return self.name == 'python'
 
 
+LIBRARY = 'libhetconv.so'
+_VERSION = '@VERSION@'  # in a config.pbtxt, until a version is served
+
 # By engine.
 BACKENDS = {
-    'ort-cpu': Backend('python', 'network.onnx', threads='threads'),
+    'ort-cpu': Backend('python', 'network.onnx', threads='threads', kernels=True),
+    'ort-cpu-native': Backend('onnxruntime', 'model.onnx', threads='intra_op_thread_count', kernels=True),
     'onnxruntime': Backend('python', 'network.onnx', threads='threads'),
     'portable': Backend('onnxruntime', 'model.onnx', threads='intra_op_thread_count'),
     'tensorrt': Backend('tensorrt', 'model.plan', kind='KIND_GPU'),
@@ -54,6 +59,7 @@ class Settings:
         queue: Requests that wait at most; more are refused at once with UNAVAILABLE.
         timeout_ms: Milliseconds that one waits at most.
         top_k: Classes in an answer.
+        mount: Where the server finds the repository; for backends that want the path of a library.
     """
 
     max_batch: int = 8
@@ -63,6 +69,7 @@ class Settings:
     queue: int = 64
     timeout_ms: int = 2000
     top_k: int = TOP_K
+    mount: str = ''
 
 
 def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -> dict[str, str]:
@@ -83,6 +90,9 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     body += _group(settings.instances, backend.kind) + _warm_up(size)
     if backend.threads:
         body += _parameter(backend.threads, settings.threads)
+    if backend.kernels and not backend.whole:
+        path = f'{settings.mount}/{name}_engine/{_VERSION}/{LIBRARY}'
+        body += f'model_operations {{ op_library_filename: {_text(path)} }}\n'
     # For clients that put measured times beside what they should be.
     body += _parameter('macs', facts['macs'])
     names = {key: key for key, _, _ in answer}
@@ -111,9 +121,9 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     }
 
 
-def with_versions(config: str, versions: Sequence[int]) -> str:
-    """Which of the versions that are there are served."""
-    return config + f'version_policy {{ specific {{ versions: {list(versions)} }} }}\n'
+def with_version(config: str, version: int) -> str:
+    """Which of the versions that are there is served."""
+    return config.replace(_VERSION, str(version)) + f'version_policy {{ specific {{ versions: [{version}] }} }}\n'
 
 
 def _model(

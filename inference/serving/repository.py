@@ -19,12 +19,13 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import write_atomically
-from .config import BACKENDS, Settings, configs, with_versions
+from .config import BACKENDS, Settings, configs, with_version
 from .steps.prepare import INTERPOLATIONS
 from .version import (
     MEASURED,
@@ -58,8 +59,8 @@ def deploy(
     """Write a new version, and let it be the one that is served.
 
     Args:
-        network: What the engine loads: of `inference.build.build` for ort-cpu, a plan for tensorrt, the portable form
-            for the others.
+        network: What the engine loads: of `inference.build.build` for ort-cpu and ort-cpu-native, a plan for tensorrt,
+            the portable form for the others.
         facts: Metadata of the exported network.
         folder: The repository; made where there is none.
         name: Of the model that clients call.
@@ -78,6 +79,7 @@ def deploy(
     """
     check_name(name)
     settings = settings or Settings()
+    settings = replace(settings, mount=settings.mount or str(folder.absolute()))
     if labels is None:
         labels = facts.get('label_names') or [str(number) for number in range(facts['num_classes'])]
     if len(labels) != facts['num_classes']:
@@ -130,7 +132,7 @@ def _publish(folder: Path, name: str, texts: dict[str, str], number: int) -> Non
     config = folder / name / 'config.pbtxt'
     shrinks = config.is_file() and _max_batch(texts[name]) < _max_batch(config.read_text(encoding='utf-8'))
     for model in [name, *steps] if shrinks else [*steps, name]:
-        text = with_versions(texts[model], [number]) if model == f'{name}_engine' else texts[model]
+        text = with_version(texts[model], number) if model == f'{name}_engine' else texts[model]
         path = folder / model / 'config.pbtxt'
         if not path.is_file() or path.read_bytes() != text.encode():
             write_atomically(path, text.encode())

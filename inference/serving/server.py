@@ -45,6 +45,7 @@ def command_of(
     host: str = '127.0.0.1',
     python: Path | None = None,
     shared_memory: bool = False,
+    links: Path | None = None,
     backends: Path | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """The server's command and environment.
@@ -56,16 +57,19 @@ def command_of(
         python: An interpreter that has nvidia-pytriton, NumPy, Pillow and onnxruntime; None for `tritonserver` on the
             path.
         shared_memory: Clients may name regions of shared memory that the server reads and writes.
-        backends: Empty folder for links to the wheel's backends, of `python`.
+        links: Empty folder for links to the wheel's backends, and to those of `backends`; with `python`.
+        backends: Folder of more backends.
 
     Raises:
-        UserError: No repository, no server, or shared memory for other machines' clients.
+        UserError: No repository, no server, no such backends, or shared memory for other machines' clients.
     """
     if shared_memory and host not in LOOPBACK:
         raise UserError(f'--shared-memory is for clients of this machine, and {host} is reached by others')
     if not repository.is_dir():
         raise UserError(f'{repository}: no such folder; `hetconv deploy` makes one')
     environment = dict(os.environ)
+    if python is None and backends is not None:
+        raise UserError('--backends is for the server of --python; another has its own --backend-directory')
     if python is None:
         server = shutil.which('tritonserver')
         if server is None:
@@ -75,10 +79,12 @@ def command_of(
         command = [server]
     else:
         root, libraries, packages, version = _look(python)
-        assert backends is not None
-        _with_stub(root, version, backends)
+        assert links is not None
+        _with_stub(root, version, links)
+        for backend in _others(backends) if backends else []:
+            (links / backend.name).symlink_to(backend.absolute())
         server = str(root / 'bin' / 'tritonserver')
-        command = [server, f'--backend-directory={backends}']
+        command = [server, f'--backend-directory={links}']
         environment['LD_LIBRARY_PATH'] = os.pathsep.join(
             [libraries, *filter(None, [environment.get('LD_LIBRARY_PATH')])]
         )
@@ -110,6 +116,7 @@ def run(
     host: str = '127.0.0.1',
     python: Path | None = None,
     shared_memory: bool = False,
+    backends: Path | None = None,
 ) -> int:
     """A server and what looks after it, in the foreground: Ctrl-C and SIGTERM end it.
 
@@ -130,8 +137,8 @@ def run(
         except OSError:
             return None
 
-    with tempfile.TemporaryDirectory(prefix='hetconv-triton-') as backends:
-        command, environment = command_of(repository, ports, host, python, shared_memory, Path(backends))
+    with tempfile.TemporaryDirectory(prefix='hetconv-triton-') as links:
+        command, environment = command_of(repository, ports, host, python, shared_memory, Path(links), backends)
         try:
             return watch(start_of(command, environment), say, ready)
         except OSError as error:
@@ -161,6 +168,18 @@ def _look(python: Path) -> tuple[Path, str, str, str]:
     if len(found) < 4:
         raise UserError(f'{python} is no Python')
     return Path(found[-4]), found[-3], found[-2], found[-1]
+
+
+def _others(backends: Path) -> list[Path]:
+    """Folders of backends, but for that of Python, which the wheel has."""
+    try:
+        found = [path for path in sorted(backends.iterdir()) if any(path.glob('libtriton_*.so'))]
+    except OSError as error:
+        raise UserError(f'{backends}: {error.strerror}') from error
+    found = [path for path in found if path.name != 'python']
+    if not found:
+        raise UserError(f'{backends} has no backend of Triton, a folder with libtriton_NAME.so')
+    return found
 
 
 def _with_stub(root: Path, version: str, backends: Path) -> None:

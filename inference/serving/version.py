@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .card import card
-from .config import BACKENDS, Settings
+from .config import BACKENDS, LIBRARY, Settings
 
 if TYPE_CHECKING:
     import onnx
@@ -57,10 +57,10 @@ def version_files(
     backend = BACKENDS[engine]
     data = network if isinstance(network, bytes) else network.SerializeToString(deterministic=True)
     files = {backend.file: data}
-    if engine == 'ort-cpu':
+    if backend.kernels:
         from ..kernels.cpu import library
 
-        files['libhetconv.so'] = library().read_bytes()
+        files[LIBRARY] = library().read_bytes()
     if backend.whole:
         files.update({**prepare_files(facts), **labels_files(labels), **step_files('whole_model')})
     for model, text in configs.items():

@@ -26,7 +26,7 @@ class Measured(Server):
     def start(self):
         backends = self.repository.parent / 'backends'
         backends.mkdir()
-        command, environment = command_of(self.repository, self.ports, python=Path(PYTHON), backends=backends)
+        command, environment = command_of(self.repository, self.ports, python=Path(PYTHON), links=backends)
         own = ('--http-restricted-api', '--grpc-restricted-protocol')  # once in a command
         command = [word for word in command if not word.startswith(own)]
         command += resource('kserve.yaml')['spec']['predictor']['model']['args']

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from inference.cli import app
 from inference.errors import UserError
-from inference.serving.config import BACKENDS, Settings, configs, with_versions
+from inference.serving.config import BACKENDS, Settings, configs, with_version
 from inference.serving.repository import activate, deploy, served_version, versions
 from inference.serving.version import ROLES
 from inference.tensorrt.builder import Built
@@ -249,7 +249,7 @@ def test_tritons_own_parser_takes_the_configs():
     for key, backend in BACKENDS.items():
         texts = configs('net', FACTS, key, settings)
         assert set(texts) == {'net', 'net_engine', *(() if backend.whole else ('net_prepare', 'net_labels'))}
-        parsed = {name: text_format.Parse(with_versions(text, [5]), pb.ModelConfig()) for name, text in texts.items()}
+        parsed = {name: text_format.Parse(with_version(text, 5), pb.ModelConfig()) for name, text in texts.items()}
         engine = parsed['net_engine']
         dims = {port.name: list(port.dims) for port in engine.input}
         assert dims == {'input': [3, 32, 32], **({'image': [1]} if backend.whole else {})}
