@@ -70,6 +70,7 @@ def command_of(
     environment = dict(os.environ)
     if python is None and backends is not None:
         raise UserError('--backends is for the server of --python; another has its own --backend-directory')
+    others = _others(backends) if backends else []
     if python is None:
         server = shutil.which('tritonserver')
         if server is None:
@@ -81,7 +82,7 @@ def command_of(
         root, libraries, packages, version = _look(python)
         assert links is not None
         _with_stub(root, version, links)
-        for backend in _others(backends) if backends else []:
+        for backend in others:
             (links / backend.name).symlink_to(backend.absolute())
         server = str(root / 'bin' / 'tritonserver')
         command = [server, f'--backend-directory={links}']

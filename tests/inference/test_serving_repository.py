@@ -6,6 +6,7 @@ import re
 import socket
 import sys
 import tempfile
+from pathlib import Path
 
 import onnx
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from inference.cli import app
 from inference.errors import UserError
+from inference.kernels import cpu
 from inference.serving.config import BACKENDS, Settings, configs, with_version
 from inference.serving.repository import activate, deploy, served_version, versions
 from inference.serving.version import ROLES
@@ -382,6 +384,11 @@ def test_an_engine_that_cannot_be_served(tmp_path, arguments, words):
         (['deploy', 'nothing.onnx'], 'nothing.onnx: No such file'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--name', ''], "'' cannot be the name of a model"),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--instances', '1', '--queue', '4'], 'need two instances or more'),
+        (['deploy', 'hetconv_resnet20_cifar_p4', '--mount', '/models'], '--mount is for ort-cpu-native'),
+        (
+            ['deploy', 'hetconv_resnet20_cifar_p4', '--engine', 'ort-cpu-native', '--mount', 'models'],
+            '--mount must be an absolute path',
+        ),
         (['activate', 'a/b', '1'], "'a/b' cannot be the name of a model"),
         (['versions', 'net'], 'has no model net'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--labels', 'nothing.txt'], 'nothing.txt cannot be read as text'),
@@ -393,6 +400,28 @@ def test_mistakes(tmp_path, arguments, words):
     assert result.exit_code != 0
     assert words in str(result.exception)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not cpu.is_built(), reason='the CPU kernels are not built')
+def test_the_path_of_the_library_is_that_of_the_served_version(repository):
+    """Of a backend that opens it itself: below the repository as the server sees it, or as it is here."""
+    own = repository / 'native_engine'
+
+    def path():
+        return re.search(r'op_library_filename: "(.*)"', (own / 'config.pbtxt').read_text())[1]
+
+    def native(number, **settings):
+        return deploy(network(number), FACTS, repository, 'native', 'ort-cpu-native', settings=Settings(**settings))
+
+    assert native(0.0) == 1
+    assert Path(path()) == own / '1' / 'libhetconv.so'
+    assert Path(path()).read_bytes() == cpu.library().read_bytes()
+    assert native(1.0, mount='/models') == 2
+    assert path() == '/models/native_engine/2/libhetconv.so'
+    activate(repository, 'native', 1)
+    assert Path(path()) == own / '1' / 'libhetconv.so'
+    assert native(1.0, mount='/models') == 2  # it is there already
+    assert path() == '/models/native_engine/2/libhetconv.so'
 
 
 def test_a_file_of_labels(tmp_path):
@@ -409,6 +438,9 @@ def test_a_file_of_labels(tmp_path):
         (['--python', sys.executable], 'has no nvidia-pytriton'),
         (['--python', 'nowhere/python'], 'nowhere/python: No such file'),
         (['--host', '0.0.0.0', '--shared-memory'], '--shared-memory is for clients of this machine'),
+        (['--backends', 'nowhere'], '--backends is for the server of --python'),
+        (['--python', sys.executable, '--backends', 'nowhere'], 'nowhere: No such file'),
+        (['--python', sys.executable, '--backends', str(Path(__file__).parent)], 'has no backend of Triton'),
     ],
 )
 def test_mistakes_with_a_server(tmp_path, arguments, words):
