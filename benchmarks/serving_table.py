@@ -21,12 +21,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / 'benchmarks' / 'results' / 'serving.json'
 SOAK = ROOT / 'benchmarks' / 'results' / 'serving_soak.json'
+OVERHEAD = ROOT / 'benchmarks' / 'results' / 'serving_overhead.json'
 PAGE = ROOT / 'docs' / 'serving.md'
 PICTURE = ROOT / 'docs' / 'serving.svg'
 
 
-def table(result: dict[str, Any], soak: dict[str, Any]) -> str:
-    """Markdown: a column a model, a line a way of measuring, and what the first model's times are of each."""
+def table(result: dict[str, Any], soak: dict[str, Any], tensors: dict[str, Any]) -> str:
+    """Markdown: a column a model, a line a way of measuring, and what the first model's times are of each.
+
+    Args:
+        result: Of serving.py.
+        soak: Of serving_soak.py.
+        tensors: Of serving_overhead.py.
+    """
     settings, models = result['settings'], result['models']
     p99 = f'p99 within {settings["p99_ms"]:g} ms'
     closed = {r.model: r for r in results(result['closed_loop'], Plan(tuple(models), clients=1))}
@@ -58,6 +65,8 @@ def table(result: dict[str, Any], soak: dict[str, Any]) -> str:
         _times('a request that is nothing but served', 'nothing_ms', overhead),
         '',
         _how(result),
+        '',
+        *_tensors(tensors),
         '',
         _soaked(soak),
     ]
@@ -93,6 +102,25 @@ def _how(result: dict[str, Any]) -> str:
         + " LoadGen's rows are of a server started anew minutes later."
         * bool(result.get('loadgen_apart'))
     )
+
+
+def _tensors(result: dict[str, Any]) -> list[str]:
+    """What a server adds to a request with a tensor: a line an engine, a column a way to send it."""
+    rows, settings = result['rows'], result['settings']
+    ways = list(dict.fromkeys((row['protocol'], row['shared_memory']) for row in rows))
+    names = [{'grpc': 'gRPC', 'http': 'HTTP'}[protocol] + ', shared memory' * shared for protocol, shared in ways]
+    lines = [f'| of a tensor the server, ms | {" | ".join(names)} |', f'|{"---|" * (len(ways) + 1)}']
+    for engine in dict.fromkeys(row['engine'] for row in rows):
+        cells = {(row['protocol'], row['shared_memory']): row for row in rows if row['engine'] == engine}
+        lines.append(f'| `{engine}` | {" | ".join(ms_text(cells[way]["overhead_ms"]) for way in ways)} |')
+    network = statistics.median(row['offline_ms'] for row in rows)
+    return [
+        *lines,
+        '',
+        f'`{settings["model"]}` takes {ms_text(network)} ms by itself; medians of {settings["rounds"]} pairs of a request '
+        'and the network alone, {threads} thread, one client in Python, Triton {triton}. Pairs: '.format(**settings)
+        + '[benchmarks/results/serving_overhead.json](../benchmarks/results/serving_overhead.json).',
+    ]
 
 
 def _soaked(soak: dict[str, Any]) -> str:
@@ -149,7 +177,7 @@ def loadgen_of(rows: list[dict[str, Any]], name: str, scenario: str) -> float | 
 
 
 def main() -> int:
-    text = table(json.loads(RESULT.read_text()), json.loads(SOAK.read_text()))
+    text = table(*(json.loads(path.read_text()) for path in (RESULT, SOAK, OVERHEAD)))
     PAGE.write_text(embed(PAGE.read_text(), text))
     PICTURE.write_text(stand_alone(to_svg(plot(json.loads(RESULT.read_text())))))
     print(text)

@@ -84,8 +84,9 @@ def test_the_page_on_serving_has_the_figures_of_the_rows_in_the_repository(bench
     import serving_table
 
     page = serving_table.PAGE.read_text()
-    rows, soak = (json.loads(path.read_text()) for path in (serving_table.RESULT, serving_table.SOAK))
-    assert serving_table.embed(page, serving_table.table(rows, soak)) == page
+    paths = (serving_table.RESULT, serving_table.SOAK, serving_table.OVERHEAD)
+    rows = [json.loads(path.read_text()) for path in paths]
+    assert serving_table.embed(page, serving_table.table(*rows)) == page
 
 
 def test_the_page_on_int8_has_the_figures_of_the_rows_in_the_repository(benchmarks):
