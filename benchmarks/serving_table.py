@@ -119,7 +119,8 @@ def _tensors(result: dict[str, Any]) -> list[str]:
         '',
         f'`{settings["model"]}` takes {ms_text(network)} ms by itself; medians of {settings["rounds"]} pairs of a '
         f'request and the network alone, {settings["threads"]} thread, one client in Python, Triton '
-        f'{settings["triton"]}. Pairs: [benchmarks/results/serving_overhead.json](../benchmarks/results/serving_overhead.json).',
+        f'{settings["triton"]}. Pairs: '
+        '[benchmarks/results/serving_overhead.json](../benchmarks/results/serving_overhead.json).',
     ]
 
 
