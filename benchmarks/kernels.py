@@ -83,14 +83,15 @@ def bounds(rounds, peak, folder):
     Multiplications are those of the algorithm that runs, on whole outputs: what tiles waste at the edge of a map, and
     the transforms, count as lost.
     """
-    from inference.build import build
+    from inference.build import exported_of
     from inference.engines.ort_cpu import make_session
     from inference.export import INPUT
+    from inference.lowering.ort_cpu import to_ort_cpu
 
     rows = []
     x = np.random.default_rng(2).standard_normal((1, 3, 224, 224), np.float32)
     for part in (1, 4, 8, 16, 64):
-        built, _ = build(f'hetconv_resnet34_p{part}', 'ort-cpu')
+        built = to_ort_cpu(exported_of(f'hetconv_resnet34_p{part}', None), joined=False)
         session = make_session(built.SerializeToString(), 1, profile=folder / f'p{part}')
         for _ in range(3 * rounds):
             session.run(None, {INPUT: x})

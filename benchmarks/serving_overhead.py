@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument('--python', type=Path, required=True, help='interpreter with nvidia-pytriton')
     parser.add_argument('--backends', type=Path, required=True, help="folder with Triton's backend of ONNX Runtime")
     parser.add_argument('--model', default='hetconv_resnet34_p4')
-    parser.add_argument('--rounds', type=int, default=200)
+    parser.add_argument('--rounds', type=int, default=150)
     parser.add_argument('--json', type=Path, default=Path('benchmarks/results/serving_overhead.json'))
     args = parser.parse_args()
     try:

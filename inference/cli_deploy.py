@@ -104,7 +104,7 @@ def deploy(
     if mount is not None and not mount.startswith('/'):
         raise UserError('--mount must be an absolute path in the server')
     words = None if labels is None else _lines(labels)
-    settings = Settings(max_batch, instances, threads, delay_us, top_k=top_k, mount=(mount or '').rstrip('/'), **limits)
+    settings = Settings(max_batch, instances, threads, delay_us, top_k=top_k, mount=mount, **limits)
     name = Path(model).name.removesuffix('.onnx').removesuffix('.engine') if name is None else name
     check_name(name)
     if plan:

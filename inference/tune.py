@@ -34,7 +34,8 @@ def tune(
     it runs on any other, only not always at its best.
 
     Args:
-        lowered: Of `to_ort_cpu`; changed in place: attribute `algorithm` of the nodes whose algorithm changes.
+        lowered: Of `to_ort_cpu(..., joined=False)`; changed in place: attribute `algorithm` of the nodes whose
+            algorithm changes.
         x: An input.
         threads: Threads inside an operator.
         rounds: Turns of each algorithm.
@@ -42,8 +43,14 @@ def tune(
 
     Returns:
         The algorithm of every node that was changed, by its name.
+
+    Raises:
+        ValueError: The layers are joined.
     """
     from .kernels.cpu import ALGORITHMS
+
+    if any(node.domain == NHWC_DOMAIN and node.op_type.endswith('Sequence') for node in lowered.graph.node):
+        raise ValueError('layers are measured one by one: lower the model with joined=False')
 
     convolutions = {
         node.name: node

@@ -1,8 +1,8 @@
 """Neighbouring operators of `hetconv.nhwc` as one node, which ONNX Runtime enters once instead of once a layer.
 
 A node costs it a few microseconds where its kernel left nothing else in the caches, which is what the layers of a
-network do: some 4 % of a quantised ResNet-34, and more of smaller networks. The kernels are the same, and so are the
-numbers. See `ort_sequence.h` for the form.
+network do; docs/kernels.md has how much that is. The kernels are the same, and so are the numbers. See `ort_sequence.h`
+for the form.
 """
 
 import onnx_ir as ir
@@ -26,14 +26,22 @@ def join(model: ir.Model) -> None:
 
 
 def _runs(graph: ir.Graph) -> list[list[ir.Node]]:
-    """Nodes of ours that follow each other in the graph's order."""
+    """Nodes of ours that follow each other in the graph's order, and have all their inputs but the last ones."""
     runs: list[list[ir.Node]] = [[]]
     for node in graph:
-        if node.domain == DOMAIN:
+        if node.domain == DOMAIN and None not in _inputs(node):
             runs[-1].append(node)
         elif runs[-1]:
             runs.append([])
     return runs
+
+
+def _inputs(node: ir.Node) -> list[ir.Value | None]:
+    """Without those that are left out at the end."""
+    values = list(node.inputs)
+    while values and values[-1] is None:
+        values.pop()
+    return values
 
 
 def _last_of_sequence(nodes: list[ir.Node]) -> int:
@@ -52,7 +60,7 @@ def _is_read_outside(value: ir.Value, inside: set[ir.Node]) -> bool:
 
 def _replace(graph: ir.Graph, nodes: list[ir.Node]) -> None:
     outputs = {node.outputs[0]: i for i, node in enumerate(nodes)}
-    read = [[v for v in node.inputs if v is not None] for node in nodes]
+    read = [[v for v in _inputs(node) if v is not None] for node in nodes]
     outside = dict.fromkeys(v for values in read for v in values if v not in outputs)
     # The activations first, as the kernel wants them, then the constants.
     inputs = sorted(outside, key=lambda v: v.const_value is not None)

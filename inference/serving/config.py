@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 __all__ = ['BACKENDS', 'LIBRARY', 'Backend', 'Settings', 'configs', 'with_version']
@@ -34,7 +35,8 @@ class Backend:
 
 
 LIBRARY = 'libhetconv.so'
-_VERSION = '@VERSION@'  # in a config.pbtxt, until a version is served
+# In a config.pbtxt, until a version is served.
+_VERSION, _REPOSITORY = '@VERSION@', '@REPOSITORY@'
 
 # By engine.
 BACKENDS = {
@@ -59,7 +61,7 @@ class Settings:
         queue: Requests that wait at most; more are refused at once with UNAVAILABLE.
         timeout_ms: Milliseconds that one waits at most.
         top_k: Classes in an answer.
-        mount: Where the server finds the repository; for backends that want the path of a library.
+        mount: Where the server finds the repository, for backends that want the path of a library; None: where it is.
     """
 
     max_batch: int = 8
@@ -69,7 +71,7 @@ class Settings:
     queue: int = 64
     timeout_ms: int = 2000
     top_k: int = TOP_K
-    mount: str = ''
+    mount: str | None = None
 
 
 def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -> dict[str, str]:
@@ -91,7 +93,8 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     if backend.threads:
         body += _parameter(backend.threads, settings.threads)
     if backend.kernels and not backend.whole:
-        path = f'{settings.mount}/{name}_engine/{_VERSION}/{LIBRARY}'
+        mount = _REPOSITORY if settings.mount is None else settings.mount.rstrip('/')
+        path = f'{mount}/{name}_engine/{_VERSION}/{LIBRARY}'
         body += f'model_operations {{ op_library_filename: {_text(path)} }}\n'
     # For clients that put measured times beside what they should be.
     body += _parameter('macs', facts['macs'])
@@ -121,9 +124,10 @@ def configs(name: str, facts: dict[str, Any], engine: str, settings: Settings) -
     }
 
 
-def with_version(config: str, version: int) -> str:
-    """Which of the versions that are there is served."""
-    return config.replace(_VERSION, str(version)) + f'version_policy {{ specific {{ versions: [{version}] }} }}\n'
+def with_version(config: str, version: int, repository: Path) -> str:
+    """Which of the versions that are there is served, and from where."""
+    served = config.replace(_VERSION, str(version)).replace(_REPOSITORY, json.dumps(str(repository.absolute()))[1:-1])
+    return served + f'version_policy {{ specific {{ versions: [{version}] }} }}\n'
 
 
 def _model(

@@ -19,7 +19,6 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,6 @@ def deploy(
     """
     check_name(name)
     settings = settings or Settings()
-    settings = replace(settings, mount=settings.mount or str(folder.absolute()))
     if labels is None:
         labels = facts.get('label_names') or [str(number) for number in range(facts['num_classes'])]
     if len(labels) != facts['num_classes']:
@@ -132,7 +130,7 @@ def _publish(folder: Path, name: str, texts: dict[str, str], number: int) -> Non
     config = folder / name / 'config.pbtxt'
     shrinks = config.is_file() and _max_batch(texts[name]) < _max_batch(config.read_text(encoding='utf-8'))
     for model in [name, *steps] if shrinks else [*steps, name]:
-        text = with_version(texts[model], number) if model == f'{name}_engine' else texts[model]
+        text = with_version(texts[model], number, folder) if model == f'{name}_engine' else texts[model]
         path = folder / model / 'config.pbtxt'
         if not path.is_file() or path.read_bytes() != text.encode():
             write_atomically(path, text.encode())

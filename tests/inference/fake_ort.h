@@ -80,10 +80,12 @@ Status* find(const Map& map, const char* name, Out* out) {
   return nullptr;
 }
 
-inline std::atomic<bool> full{false};  // no memory is left
+constexpr int64_t kPlenty = int64_t{1} << 60;
+inline std::atomic<int64_t> left{kPlenty};  // pieces of memory that there still are
 
 inline void* allocate(Allocator*, size_t bytes) {
-  if (bytes > kMostBytes || full) throw std::bad_alloc();  // as ONNX Runtime's arena does
+  if (bytes > kMostBytes || left.fetch_sub(1, std::memory_order_relaxed) <= 0)
+    throw std::bad_alloc();  // as ONNX Runtime's arena does
   count(&live, 1), count(&allocated, 1);
   return ::operator new(bytes, std::align_val_t(64));
 }
@@ -259,6 +261,7 @@ inline void add_step(KernelInfo* sequence, const char* name, const KernelInfo& o
   for (const auto& [key, value] : of.lists) sequence->lists[prefix + key] = value;
   for (const auto& [key, value] : of.integers) sequence->integers[prefix + key] = value;
   for (const auto& [key, value] : of.floats) sequence->floats[prefix + key] = value;
+  sequence->texts[prefix + "name"] = name;
   sequence->lists[prefix + "inputs"] = places;
   sequence->integers[prefix + "slot"] = step % 2;
   names += std::string(name) + " ";

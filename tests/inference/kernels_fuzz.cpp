@@ -287,11 +287,14 @@ void check_sequence(Bytes& bytes, const std::vector<const ort::CustomOp*>& ops, 
     }
   }
   for (auto& [key, value] : sequence.integers) {
-    if (key.find("slot") != std::string::npos && bytes.odd(16)) value = bytes.absurd(), is_odd = true;
+    if (key.find("slot") == std::string::npos || !bytes.odd(16)) continue;
+    value = bytes.one_in(2) ? bytes.number(0, 2) : bytes.absurd();
+    is_odd = true;
   }
   if (bytes.odd(24)) {
     is_odd = true;
-    bytes.one_in(2) ? void(sequence.texts.clear()) : void(sequence.texts["ops"] += "Nothing");
+    bytes.one_in(2) ? void(sequence.texts.erase(bytes.one_in(2) ? "ops" : "0.name"))
+                    : void(sequence.texts["ops"] += "Nothing");
   }
   const bool other = bytes.odd(24);
   ort::Value got;

@@ -25,7 +25,7 @@ WEIGHTS = {
 
 
 def model(nodes, outputs):
-    shape = ['batch', 'height', 'width', CHANNELS]
+    shape = ['batch', 'height', 'width', 'channels']
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ('v0', *outputs)]
     tensors = [numpy_helper.from_array(value, name) for name, value in WEIGHTS.items()]
     graph = helper.make_graph(nodes, 'graph', values[:1], values[1:], tensors)
@@ -92,6 +92,24 @@ def test_what_is_joined():
     assert [list(node.output) for node in joined.graph.node] == [['v2'], ['v3'], ['v4'], ['v5'], ['v6'], ['v8']]
 
 
+def test_a_node_without_an_input_in_the_middle_is_left_as_it_is():
+    """Which ONNX Runtime refuses: joined, what follows would take its place."""
+    nodes = [layer(1, 'HetConv2d', 'v0', None), layer(2, 'HetConv2d', 'v1', 'v1')]
+    nodes[1].input[3] = ''
+    joined = join_layers(model(nodes, ['v2']))
+    assert [node.op_type for node in joined.graph.node] == ['HetConv2d', 'HetConv2d']
+
+
+def test_an_optional_input_that_is_left_out_at_the_end():
+    nodes = [layer(1, 'HetConv2d', 'v0', None), layer(2, 'HetConv2d', 'v1', None)]
+    nodes[1].input.append('')
+    proto = model(nodes, ['v2'])
+    joined = join_layers(proto)
+    assert [node.op_type for node in joined.graph.node] == ['Sequence']
+    x = np.ones((1, 4, 5, CHANNELS), np.float32)
+    np.testing.assert_array_equal(run(joined, x)[0], run(proto, x)[0])
+
+
 def sequence(**changes):
     """Two layers, of which something is changed: an attribute of None is missing."""
     proto = join_layers(model([layer(1, 'HetConv2d', 'v0', None), layer(2, 'HetConv2d', 'v1', 'v1')], ['v2']))
@@ -123,11 +141,36 @@ def sequence(**changes):
         (dict(step1_slot=None), '1.slot must be an int'),
         (dict(step1_part=None), '1.part must be an int'),
         (dict(step0_strides=[1, 1, 1]), '0.strides must be 2 ints'),
+        (dict(step0_name=None), '0.name must be a string'),
+        (dict(step1_min=7.0, step1_max=6.0), r'node2 \(HetConv2d\): min must be'),
     ],
 )
 def test_a_sequence_that_makes_no_sense_ends_in_words(changes, words):
     with pytest.raises(Exception, match=words):
         make_session(sequence(**changes).SerializeToString(), 1)
+
+
+def test_a_slot_that_is_still_read_is_refused():
+    nodes = [layer(i, 'HetConv2d', f'v{i - 1}', 'v1' if i == 3 else None) for i in (1, 2, 3)]
+    proto = join_layers(model(nodes, ['v3']))
+    for attribute in proto.graph.node[0].attribute:
+        if attribute.name == '1.slot':
+            attribute.i = 0
+    with pytest.raises(Exception, match=r'1\.slot holds what is still read'):
+        make_session(proto.SerializeToString(), 1)
+
+
+def test_activations_that_no_machine_has_room_for_end_in_words():
+    """Of few numbers very many: 2^64 bytes, which are none in 64 bits."""
+    pool = dict(kernel_shape=[1 << 24] * 2, strides=[1, 1], pads=[(1 << 24) - 1] * 4)
+    nodes = [
+        helper.make_node('MaxPool', [f'v{i}'], [f'v{i + 1}'], domain=DOMAIN, name=f'node{i + 1}', **kind)
+        for i, kind in enumerate((pool, POOL))
+    ]
+    session = make_session(join_layers(model(nodes, ['v2'])).SerializeToString(), 1)
+    for channels in (1 << 14, CHANNELS):
+        with pytest.raises(Exception, match=r'too large|node1 \(MaxPool\)'):
+            session.run(None, {'v0': np.zeros((1, 1, 1, channels), np.float32)})
 
 
 def test_a_sequence_that_gives_another_type_is_refused():
@@ -146,7 +189,7 @@ def test_an_input_that_makes_no_sense_ends_in_words(shape):
     while len(proto.graph.input[0].type.tensor_type.shape.dim) > len(shape):
         proto.graph.input[0].type.tensor_type.shape.dim.pop()
     session = make_session(proto.SerializeToString(), 1)
-    with pytest.raises(Exception, match=r'X must be \(batch, height, width, 8\)'):
+    with pytest.raises(Exception, match=r'node1 \(HetConv2d\): X must be \(batch, height, width, 8\)'):
         session.run(None, {'v0': np.zeros(shape, np.float32)})
 
 

@@ -18,6 +18,7 @@ from inference.errors import UserError
 from inference.kernels import cpu
 from inference.serving.config import BACKENDS, Settings, configs, with_version
 from inference.serving.repository import activate, deploy, served_version, versions
+from inference.serving.server import Ports, command_of
 from inference.serving.version import ROLES
 from inference.tensorrt.builder import Built
 from inference.tensorrt.manifest import save_engine
@@ -251,7 +252,8 @@ def test_tritons_own_parser_takes_the_configs():
     for key, backend in BACKENDS.items():
         texts = configs('net', FACTS, key, settings)
         assert set(texts) == {'net', 'net_engine', *(() if backend.whole else ('net_prepare', 'net_labels'))}
-        parsed = {name: text_format.Parse(with_version(text, 5), pb.ModelConfig()) for name, text in texts.items()}
+        whole = {name: with_version(text, 5, Path('/models')) for name, text in texts.items()}
+        parsed = {name: text_format.Parse(text, pb.ModelConfig()) for name, text in whole.items()}
         engine = parsed['net_engine']
         dims = {port.name: list(port.dims) for port in engine.input}
         assert dims == {'input': [3, 32, 32], **({'image': [1]} if backend.whole else {})}
@@ -422,6 +424,29 @@ def test_the_path_of_the_library_is_that_of_the_served_version(repository):
     assert Path(path()) == own / '1' / 'libhetconv.so'
     assert native(1.0, mount='/models') == 2  # it is there already
     assert path() == '/models/native_engine/2/libhetconv.so'
+    assert native(2.0, mount='/') == 3
+    assert path() == '/native_engine/3/libhetconv.so'
+    # The same bytes wherever it is written, and after a move the path is another.
+    moved = repository.rename(repository.with_name('moved'))
+    assert deploy(network(0.0), FACTS, moved, 'native', 'ort-cpu-native') == 1
+    assert f'"{moved}/native_engine/1/libhetconv.so"' in (moved / 'native_engine' / 'config.pbtxt').read_text()
+
+
+def test_what_a_server_is_started_with(tmp_path, monkeypatch):
+    """Links to the Python backend of the wheel, and to what --backends has beside it."""
+    root, others, links = (tmp_path / name for name in ('tritonserver', 'others', 'links'))
+    stub = root / 'python_backend_stubs' / '3.11' / 'triton_python_backend_stub'
+    for file in (stub, others / 'onnxruntime' / 'libtriton_onnxruntime.so', others / 'python' / 'libtriton_python.so'):
+        file.parent.mkdir(parents=True)
+        file.write_text('')
+    links.mkdir()
+    monkeypatch.setattr('inference.serving.server._look', lambda python: (root, 'lib', 'packages', '3.11'))
+    command, environment = command_of(tmp_path, Ports(), python=Path('python'), links=links, backends=others)
+    assert command[:2] == [str(root / 'bin' / 'tritonserver'), f'--backend-directory={links}']
+    assert environment['PYTHONPATH'] == 'packages'
+    assert (links / 'onnxruntime').resolve() == others / 'onnxruntime'
+    assert (links / 'python' / stub.name).resolve() == stub
+    assert not (links / 'python').is_symlink()
 
 
 def test_a_file_of_labels(tmp_path):

@@ -11,7 +11,7 @@ from inference.engines.ort_cpu import make_session
 from inference.export import INPUT, export_model
 from inference.hetconv_op import NHWC_DOMAIN
 from inference.kernels import cpu
-from inference.lowering.ort_cpu import to_ort_cpu
+from inference.lowering.ort_cpu import join_layers, to_ort_cpu
 from inference.models import create_model
 from inference.tune import choose, tune
 
@@ -113,6 +113,10 @@ class TestTune:
         monkeypatch.setattr(tune_module, 'choose', lambda times: seen.append(times) or {})
         tune(proto, self.x, rounds=1)
         assert renamed.name in seen[0]
+
+    def test_joined_layers_are_refused(self, proto):
+        with pytest.raises(ValueError, match='joined=False'):
+            tune(join_layers(proto), self.x)
 
     def test_a_built_file_says_how_it_was_tuned(self):
         built, error = build(MODEL, 'ort-cpu', tune_threads=1)

@@ -1,8 +1,6 @@
 // The ops by name: what they take and give, and how they are made.
 #pragma once
 
-#include <cstring>
-
 #include "ort_float.h"
 #include "ort_int8.h"
 

@@ -1,7 +1,7 @@
 // Several ops as one, with their activations in memory of its own.
 //
-// ONNX Runtime takes some microseconds for a node whose kernel left its own code and data in no cache: a twentieth of
-// a quantised ResNet-34.
+// ONNX Runtime takes some microseconds for a node whose kernel left its own code and data in no cache; docs/kernels.md
+// has how much that is of a network.
 #pragma once
 
 #include <mutex>
@@ -19,6 +19,7 @@ class SequenceKernel {
     for (std::string name; names >> name;) add(node, find_kind(name), options);
     if (steps_.empty()) refuse("ops is empty");
     if (steps_.back().kind->output != output) refuse("the last op gives another type");
+    check_slots();
   }
 
   void compute(ort::KernelContext* context) const {
@@ -31,10 +32,12 @@ class SequenceKernel {
     std::vector<size_t> slots(slots_);
     const auto find = [&](int64_t place) { return place >= 0 ? &inputs[place] : &values[-1 - place]; };
     for (const Step& s : steps_) {
-      const ort::Tensor *x = find(s.x), *z = s.has_z ? find(s.z) : nullptr;
-      if (x->type != s.kind->inputs[0]) refuse(std::string(s.kind->name) + ": X is of another type");
-      values.push_back({nullptr, s.kind->output, s.kernel->output(*x, z)});
-      if (&s != &steps_.back()) slots[s.slot] = std::max(slots[s.slot], values.back().bytes());
+      within(s.name, *s.kind, [&] {
+        const ort::Tensor *x = find(s.x), *z = s.has_z ? find(s.z) : nullptr;
+        if (x->type != s.kind->inputs[0]) refuse("X is of another type");
+        values.push_back({nullptr, s.kind->output, s.kernel->output(*x, z)});
+        if (&s != &steps_.back()) slots[s.slot] = std::max(slots[s.slot], values.back().bytes());
+      });
     }
     values.back().data = output_of(context, values.back().axes);
     const Block block(memory_.scratch(), slots);
@@ -43,12 +46,13 @@ class SequenceKernel {
     for (size_t i = 0; i < steps_.size(); i++) {
       const Step& s = steps_[i];
       if (i + 1 < steps_.size()) values[i].data = block.begin[s.slot];
-      s.kernel->run(*find(s.x), s.has_z ? find(s.z) : nullptr, values[i], means);
+      within(s.name, *s.kind, [&] { s.kernel->run(*find(s.x), s.has_z ? find(s.z) : nullptr, values[i], means); });
     }
   }
 
  private:
   struct Step {
+    std::string name;
     const Kind* kind;
     std::unique_ptr<Kernel> kernel;
     int64_t x, z;  // a place: an input of the node, or -1 - i for what step i gives
@@ -60,7 +64,11 @@ class SequenceKernel {
   struct Block {
     Block(const Scratch& scratch_, const std::vector<size_t>& sizes) : scratch(scratch_) {
       size_t bytes = 0;
-      for (size_t size : sizes) bytes += padded(size);
+      for (size_t size : sizes) {
+        bytes += padded(size);
+        if (bytes > ort::Tensor::kMostBytes) refuse("the activations are too large");
+      }
+      begin.reserve(sizes.size());
       memory = scratch.allocate(scratch.context, std::max<size_t>(bytes, 1));
       if (!memory) throw std::bad_alloc();
       char* next = static_cast<char*>(memory);
@@ -89,9 +97,10 @@ class SequenceKernel {
     }
 
    private:
-    struct alignas(64) Piece {  // what comes before its memory
+    struct Piece {  // what comes before its memory, and leaves it aligned as it was
       Piece* next;
       size_t bytes;
+      char rest[64 - sizeof(Piece*) - sizeof(size_t)];
     };
 
     void* take(size_t bytes) {
@@ -103,7 +112,7 @@ class SequenceKernel {
         return found + 1;
       }
       void* memory = from_.allocate(from_.context, sizeof(Piece) + bytes);
-      return memory ? new (memory) Piece{nullptr, bytes} + 1 : nullptr;
+      return memory ? new (memory) Piece{nullptr, bytes, {}} + 1 : nullptr;
     }
     void give_back(void* memory) {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -123,7 +132,7 @@ class SequenceKernel {
     const size_t least = kind.count - kind.residual;
     if (info.inputs.size() < least || info.inputs.size() > kind.count)
       refuse(info.name("inputs") + " are too few or too many");
-    Step step{&kind, nullptr, info.inputs[0], info.inputs[0], info.inputs.size() > least, 0};
+    Step step{read_text(info, "name"), &kind, nullptr, info.inputs[0], info.inputs[0], info.inputs.size() > least, 0};
     if (kind.residual && step.has_z) step.z = info.inputs.back();
     for (int64_t place : info.inputs) {
       if (place < -number || place >= kMostInputs) refuse(info.name("inputs") + " are not those of a node before");
@@ -133,8 +142,36 @@ class SequenceKernel {
     step.slot = narrow(read(info, "slot"), "slot");
     if (step.slot > steps_.size()) refuse(info.name("slot") + " makes no sense");
     slots_ = std::max(slots_, step.slot + 1);
-    step.kernel = kind.make(info, options);
+    within(step.name, kind, [&] { step.kernel = kind.make(info, options); });
     steps_.push_back(std::move(step));
+  }
+
+  // Nothing is written where a value lies that is still read.
+  void check_slots() const {
+    const int64_t last = static_cast<int64_t>(steps_.size()) - 1;  // which writes Y
+    std::vector<int64_t> read_until(steps_.size(), -1);
+    for (int64_t i = 0; i <= last; i++) {
+      for (int64_t place : {steps_[i].x, steps_[i].z}) {
+        if (place < 0) read_until[-1 - place] = i;
+      }
+    }
+    for (int64_t i = 0; i < last; i++) {
+      for (int64_t j = 0; j < i; j++) {
+        if (steps_[j].slot == steps_[i].slot && read_until[j] >= i) {
+          refuse(std::to_string(i) + ".slot holds what is still read");
+        }
+      }
+    }
+  }
+
+  // What a step refuses, with its name.
+  template <class Body>
+  static void within(const std::string& name, const Kind& kind, Body body) {
+    try {
+      body();
+    } catch (const std::invalid_argument& error) {
+      refuse(name + " (" + kind.name + "): " + error.what());
+    }
   }
 
   std::vector<Step> steps_;

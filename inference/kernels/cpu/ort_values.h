@@ -49,11 +49,16 @@ struct Tensor {
   Type type;
   Axes axes;
   size_t rank = std::tuple_size_v<Axes>;  // another one makes no sense to any op
+  // Throws where it is more than any machine has: sums of such sizes then fit.
   size_t bytes() const {
     size_t count = type == kFloat ? sizeof(float) : 1;
-    for (int64_t axis : axes) count *= static_cast<size_t>(axis);
+    for (int64_t axis : axes) {
+      if (__builtin_mul_overflow(count, static_cast<size_t>(axis), &count)) count = SIZE_MAX;
+      if (count > kMostBytes) refuse("an activation is too large");
+    }
     return count;
   }
+  static constexpr size_t kMostBytes = size_t{1} << (sizeof(size_t) * 5);
 };
 
 // Type and shape of a tensor.
