@@ -174,10 +174,10 @@ class SequenceKernel {
     }
   }
 
-  std::vector<Step> steps_;
-  size_t inputs_ = 0, slots_ = 0;
   static constexpr int64_t kMostInputs = 1 << 16;
 
+  std::vector<Step> steps_;
+  size_t inputs_ = 0, slots_ = 0;  // activations of the node, which come first, and parts of the memory
   Memory memory_;
 };
 

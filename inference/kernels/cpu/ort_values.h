@@ -58,7 +58,7 @@ struct Tensor {
     }
     return count;
   }
-  static constexpr size_t kMostBytes = size_t{1} << (sizeof(size_t) * 5);
+  static constexpr size_t kMostBytes = size_t{1} << 40;
 };
 
 // Type and shape of a tensor.
