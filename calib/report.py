@@ -50,7 +50,7 @@ def report_of(name: str, options: Options, result: Calibrated, images: 'Folder |
         'top1_float': top1[0],
         'top1_int8': top1[1],
         'agreement': comparison.agreement,
-        'drop': comparison.drop,
+        'drop': round(comparison.drop, 6),
         'max_drop': options.max_drop,
         'passed': result.passed,
         'macs_in_int8': quantised / total,

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -71,6 +72,8 @@ def command_of(
     if python is None and backends is not None:
         raise UserError('--backends is for the server of --python; another has its own --backend-directory')
     others = _others(backends) if backends else []
+    if python is not None:
+        _check_models(repository, {'python', *(path.name for path in others)})
     if python is None:
         server = shutil.which('tritonserver')
         if server is None:
@@ -138,6 +141,8 @@ def run(
         except OSError:
             return None
 
+    if repository.is_dir() and not any(repository.glob('*/config.pbtxt')):
+        say(f'{repository} has no model yet; the server loads what `hetconv deploy` writes there')
     with tempfile.TemporaryDirectory(prefix='hetconv-triton-') as links:
         command, environment = command_of(repository, ports, host, python, shared_memory, Path(links), backends)
         try:
@@ -169,6 +174,23 @@ def _look(python: Path) -> tuple[Path, str, str, str]:
     if len(found) < 4:
         raise UserError(f'{python} is no Python')
     return Path(found[-4]), found[-3], found[-2], found[-1]
+
+
+def _check_models(repository: Path, backends: set[str]) -> None:
+    """Raises UserError where a model wants what is not there: the server would only try again every second."""
+    for path in sorted(repository.glob('*/config.pbtxt')):
+        text = path.read_text(encoding='utf-8', errors='replace')
+        backend = re.search(r'^backend: "([^"]*)"', text, re.MULTILINE)
+        if backend and backend[1] not in backends:
+            raise UserError(
+                f'{path.parent} is for the backend {backend[1]} of Triton, which nvidia-pytriton has not: --backends '
+                "names a folder with it, and NVIDIA's containers have it"
+            )
+        library = re.search(r'op_library_filename: "([^"]*)"', text)
+        if library and not Path(library[1]).is_file():
+            raise UserError(
+                f'{path} names {library[1]}, which is not on this machine: deploy without --mount to serve here'
+            )
 
 
 def _others(backends: Path) -> list[Path]:

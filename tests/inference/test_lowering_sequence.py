@@ -193,6 +193,14 @@ def test_an_input_that_makes_no_sense_ends_in_words(shape):
         session.run(None, {'v0': np.zeros(shape, np.float32)})
 
 
+def test_a_session_without_the_library_says_so():
+    import onnxruntime
+
+    words = r'hetconv.nhwc:Sequence\(-1\) is not a registered function/op'  # as in docs/build.md
+    with pytest.raises(Exception, match=words):
+        onnxruntime.InferenceSession(sequence().SerializeToString(), providers=['CPUExecutionProvider'])
+
+
 def test_an_empty_batch():
     (y,) = run(sequence(), np.zeros((0, 5, 6, CHANNELS), np.float32))
     assert y.shape == (0, 5, 6, CHANNELS)

@@ -169,7 +169,7 @@ def test_rows_without_channels_are_not_counted_one_by_one(op):
 def test_a_session_without_the_library_says_so():
     import onnxruntime
 
-    words = r'hetconv.nhwc:Conv\(-1\) is not a registered function/op'  # as in docs/build.md
+    words = r'hetconv.nhwc:Conv\(-1\) is not a registered function/op'
     with pytest.raises(Exception, match=words):
         onnxruntime.InferenceSession(one('Conv'), providers=['CPUExecutionProvider'])
 

@@ -432,6 +432,19 @@ def test_the_path_of_the_library_is_that_of_the_served_version(repository):
     assert f'"{moved}/native_engine/1/libhetconv.so"' in (moved / 'native_engine' / 'config.pbtxt').read_text()
 
 
+@pytest.mark.skipif(not cpu.is_built(), reason='the CPU kernels are not built')
+def test_a_server_without_what_a_model_wants_is_not_started(tmp_path):
+    """The server itself would try again for ever."""
+    repository, others = tmp_path / 'models', tmp_path / 'others'
+    deploy(network(), FACTS, repository, 'native', 'ort-cpu-native', settings=Settings(mount='/models'))
+    (others / 'onnxruntime').mkdir(parents=True)
+    (others / 'onnxruntime' / 'libtriton_onnxruntime.so').write_text('')
+    with pytest.raises(UserError, match=r'native_engine is for the backend onnxruntime of Triton.*--backends'):
+        command_of(repository, Ports(), python=Path('python'))
+    with pytest.raises(UserError, match=r'names /models/native_engine/1/libhetconv\.so, which is not on this machine'):
+        command_of(repository, Ports(), python=Path('python'), backends=others)
+
+
 def test_what_a_server_is_started_with(tmp_path, monkeypatch):
     """Links to the Python backend of the wheel, and to what --backends has beside it."""
     root, others, links = (tmp_path / name for name in ('tritonserver', 'others', 'links'))
