@@ -158,4 +158,30 @@ class Memory {
   ort::Allocator* allocator_ = nullptr;
 };
 
+// A pooling of elements T.
+template <class T, class Run, class Isa>
+class PoolKernelOf : public Kernel {
+ public:
+  PoolKernelOf(const Info& info, bool average, const Isa& isa) : s_(read_pool(info, average)), isa_(&isa) {}
+
+  ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override { return pool_output(s_, x); }
+
+  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, const Means& means) const override {
+    Run run{static_cast<T*>(x.data),
+            static_cast<T*>(y.data),
+            x.axes[1],
+            x.axes[2],
+            x.axes[3],
+            y.axes[1],
+            y.axes[2],
+            &s_,
+            isa_};
+    each_row(means.parallel, y, Run::row, &run);
+  }
+
+ private:
+  PoolShape s_;
+  const Isa* isa_;
+};
+
 }  // namespace ops

@@ -42,31 +42,9 @@ class ConvKernel : public Kernel {
   std::unique_ptr<Layer> layer_;
 };
 
-class PoolKernel : public Kernel {
+class PoolKernel : public PoolKernelOf<float, PoolRun, Isa> {
  public:
-  PoolKernel(const Info& info, bool average, const Options& options) {
-    s_ = read_pool(info, average);
-    isa_ = &options.floats();
-  }
-
-  ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override { return pool_output(s_, x); }
-
-  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, const Means& means) const override {
-    PoolRun run{static_cast<float*>(x.data),
-                static_cast<float*>(y.data),
-                x.axes[1],
-                x.axes[2],
-                x.axes[3],
-                y.axes[1],
-                y.axes[2],
-                &s_,
-                isa_};
-    each_row(means.parallel, y, PoolRun::row, &run);
-  }
-
- private:
-  PoolShape s_;
-  const Isa* isa_;
+  PoolKernel(const Info& info, bool average, const Options& options) : PoolKernelOf(info, average, options.floats()) {}
 };
 
 }  // namespace ops

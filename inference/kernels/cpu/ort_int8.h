@@ -53,28 +53,9 @@ class Int8ConvKernel : public Kernel {
   std::unique_ptr<Int8Layer> layer_;
 };
 
-class Int8PoolKernel : public Kernel {
+class Int8PoolKernel : public PoolKernelOf<uint8_t, Int8PoolRun, Int8Isa> {
  public:
-  Int8PoolKernel(const Info& info, const Options& options) : s_(read_pool(info, false)), isa_(&options.bytes()) {}
-
-  ort::Axes output(const ort::Tensor& x, const ort::Tensor*) const override { return pool_output(s_, x); }
-
-  void run(const ort::Tensor& x, const ort::Tensor*, const ort::Tensor& y, const Means& means) const override {
-    Int8PoolRun run{static_cast<uint8_t*>(x.data),
-                    static_cast<uint8_t*>(y.data),
-                    x.axes[1],
-                    x.axes[2],
-                    x.axes[3],
-                    y.axes[1],
-                    y.axes[2],
-                    &s_,
-                    isa_};
-    each_row(means.parallel, y, Int8PoolRun::row, &run);
-  }
-
- private:
-  PoolShape s_;
-  const Int8Isa* isa_;
+  Int8PoolKernel(const Info& info, const Options& options) : PoolKernelOf(info, false, options.bytes()) {}
 };
 
 class Int8MeanKernel : public Kernel {
