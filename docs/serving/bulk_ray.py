@@ -39,7 +39,7 @@ def model_files(repository: Path, name: str) -> dict[str, bytes]:
     """What a worker needs of the version that is served, by file."""
     config = (repository / f'{name}_engine' / 'config.pbtxt').read_text(encoding='utf-8')
     engine = repository / f'{name}_engine' / re.search(r'versions: \[(\d+)\]', config)[1]
-    names = ['network.onnx', 'prepare.py', 'facts.json', 'labels.txt']
+    names = ['network.onnx', 'allocator.py', 'prepare.py', 'labels.py', 'facts.json', 'labels.txt']
     if missing := next((name for name in names if not (engine / name).exists()), None):
         sys.exit(f'{engine} has no {missing}: `hetconv deploy` with --engine ort-cpu or onnxruntime writes one')
     # A network of standard operators has no library.
@@ -70,10 +70,13 @@ class Classifier:
             for name, content in ray.get(files).items():
                 Path(folder, name).write_bytes(content)
             sys.path.insert(0, folder)
+            import allocator
+            import labels
             import prepare
 
+            allocator.keep_memory()
             self.prepare, self.facts = prepare, json.loads(Path(folder, 'facts.json').read_bytes())
-            self.labels = Path(folder, 'labels.txt').read_text(encoding='utf-8').splitlines()
+            self.labels = labels.Labels(f'{folder}/labels.txt', count=1)
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1
             if Path(folder, 'libhetconv.so').exists():
@@ -97,12 +100,9 @@ class Classifier:
         return pa.table([batch['path'], *columns, errors], schema=SCHEMA)
 
     def answers(self, tensors: np.ndarray) -> list[tuple[int, str, float]]:
-        logits = self.session.run(None, {self.input: tensors})[0]
-        # As the server has it: of equal ones the first, and what is not a number comes last.
-        best = np.argsort(-logits, axis=1, kind='stable')[:, 0].tolist()
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        scores = powers / powers.sum(1, keepdims=True)
-        return [(number, self.labels[number], float(row[number])) for number, row in zip(best, scores)]
+        best = self.labels.best(self.session.run(None, {self.input: tensors})[0])
+        columns = (best[name].ravel().tolist() for name in ('class', 'label', 'score'))
+        return [(number, label.decode(), score) for number, label, score in zip(*columns)]
 
 
 def place(text: str) -> tuple[pyarrow.fs.FileSystem, str]:

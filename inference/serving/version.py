@@ -112,7 +112,8 @@ def config_name(role: str) -> str:
 def prepare_files(facts: dict[str, Any]) -> dict[str, bytes]:
     """For the folder of a model that prepares images, and does no more."""
     kept = {key: facts[key] for key in PREPARATION}
-    return {'facts.json': to_json(kept), 'prepare.py': _step('prepare'), **step_files('prepare_model')}
+    steps = {f'{name}.py': _step(name) for name in ('allocator', 'prepare')}
+    return {'facts.json': to_json(kept), **steps, **step_files('prepare_model')}
 
 
 def labels_files(labels: Sequence[str]) -> dict[str, bytes]:

@@ -1,5 +1,6 @@
 """From an encoded image to what a network takes, as timm's transform for evaluation does it with crop_mode 'center'."""
 
+import functools
 import io
 import math
 
@@ -41,9 +42,19 @@ def prepare(data: bytes, facts: dict) -> np.ndarray:
     channels, height, width = facts['input_size']
     image = _decode(data, 'L' if channels == 1 else 'RGB')
     image = _resize(image, math.floor(height / facts['crop_pct']), INTERPOLATIONS[facts['interpolation']])
-    pixels = np.asarray(_crop(image, height, width), np.float32).reshape(height, width, channels).transpose(2, 0, 1)
-    mean, std = (np.array(facts[key], np.float32)[:, None, None] for key in ('mean', 'std'))
-    return np.ascontiguousarray((pixels / np.float32(255) - mean) / std)
+    pixels = np.asarray(_crop(image, height, width)).reshape(-1, channels)
+    values = _values(tuple(facts['mean']), tuple(facts['std']))
+    planes = np.empty((channels, height, width), np.float32)
+    for plane, table, channel in zip(planes, values, pixels.T):
+        table.take(channel, out=plane.reshape(-1), mode='clip')  # with 'raise' NumPy makes a copy
+    return planes
+
+
+@functools.lru_cache
+def _values(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Of each channel what its 256 pixels become, (C, 256)."""
+    mean, std = (np.array(values, np.float32)[:, None] for values in (mean, std))
+    return (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
 
 
 def _decode(data: bytes, mode: str) -> Image.Image:

@@ -8,6 +8,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from allocator import keep_memory
 from prepare import ImageError, prepare
 
 
@@ -15,6 +16,7 @@ class TritonPythonModel:
     """Input image: BYTES (batch, 1). Output input: FP32 (batch, C, H, W)."""
 
     def initialize(self, args):
+        keep_memory()
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'facts.json'), encoding='utf-8') as file:
             self.facts = json.load(file)
 

@@ -12,6 +12,7 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from allocator import keep_memory
 from labels import Labels
 from prepare import ImageError, prepare
 
@@ -25,6 +26,7 @@ class TritonPythonModel:
     """
 
     def initialize(self, args):
+        keep_memory()
         parameters = json.loads(args['model_config'])['parameters']
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(parameters['threads']['string_value'])
@@ -58,7 +60,8 @@ class TritonPythonModel:
         if image is None:
             return tensor.as_numpy()
         try:
-            return np.stack([prepare(bytes(data), self.facts) for data in image.as_numpy().ravel()])
+            prepared = [prepare(bytes(data), self.facts)[None] for data in image.as_numpy().ravel()]
+            return _joined(prepared)
         except ImageError as error:
             return _mistake(str(error))
         except Exception as error:  # of memory, say: the other requests of the batch are answered all the same
@@ -66,8 +69,7 @@ class TritonPythonModel:
 
     def _run(self, tensors):
         """Logits of each."""
-        batch = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-        logits = self.session.run(None, {self.input: batch})[0]
+        logits = self.session.run(None, {self.input: _joined(tensors)})[0]
         return np.split(logits, np.cumsum([len(x) for x in tensors])[:-1])
 
     def _answer(self, request, logits):
@@ -75,6 +77,11 @@ class TritonPythonModel:
         values = self.labels.best(logits) if asked != {'logits'} else {}
         values['logits'] = np.ascontiguousarray(logits)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, values[name]) for name in values if name in asked])
+
+
+def _joined(tensors):
+    """One batch; nothing is copied where there is but one tensor."""
+    return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
 
 
 def _mistake(words):
