@@ -78,6 +78,7 @@ def deploy(
     measure: Annotated[bool, typer.Option(help='Write down how long the network takes here.')] = True,
 ) -> None:
     """Write a model repository for Triton Inference Server, or a new version of a model in it."""
+    from .models import shipped_names
     from .serving.config import BACKENDS, Settings
     from .serving.measure import measure as measure_network
     from .serving.repository import check_name
@@ -123,10 +124,8 @@ def deploy(
         f'for {engine}, {within_text(error, "the exported model")}' + _speed(measured)
     )
     if weights == 'random':
-        print(
-            'hetconv: the weights are random: --checkpoint, or the tag of weights that ship, has others',
-            file=sys.stderr,
-        )
+        others = ', '.join(['--checkpoint', *shipped_names(facts.get('architecture', ''))])
+        print(f'hetconv: the weights are random; there are others: {others}', file=sys.stderr)
 
 
 def activate(

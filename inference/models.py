@@ -19,6 +19,7 @@ __all__ = [
     'is_shipped',
     'load_weights',
     'read_checkpoint',
+    'shipped_names',
     'training_arguments',
     'weights_text',
 ]
@@ -29,7 +30,6 @@ def check_model_name(name: str) -> None:
     import timm
 
     import timm_hetconv  # noqa: F401  registers the models
-    from timm_hetconv._pretrained import index
 
     base, _, tag = name.partition('.')  # after the dot timm has a tag: which weights
     if timm.is_model(base) and (not tag or is_shipped(name)):
@@ -38,7 +38,7 @@ def check_model_name(name: str) -> None:
         raise UserError(
             f'{name} is a file; give the name of a model (`hetconv list`), or to `hetconv info` a .onnx file'
         )
-    tags = [full for full in index() if full.partition('.')[0] == base]
+    tags = shipped_names(base)
     if tag and tags:
         raise UserError(f'{base} has no weights {tag!r}; there are {", ".join(tags)}')
     import difflib
@@ -151,6 +151,13 @@ def training_arguments(checkpoint: Path) -> tuple[str | None, dict[str, Any]]:
         return None, {}
     arguments = dict(vars(content['args']))
     return arguments.get('model') or content.get('arch'), arguments
+
+
+def shipped_names(name: str) -> list[str]:
+    """Of a model without a tag the names with the tags of weights that are in the package."""
+    from timm_hetconv._pretrained import index
+
+    return [full for full in index() if full.partition('.')[0] == name]
 
 
 def is_shipped(name: str) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .config import BACKENDS
+
 __all__ = ['card']
 
 
@@ -28,6 +30,7 @@ def card(facts: dict[str, Any], engine: str, labels: Sequence[str], settings: An
         about = [f'Of the float network: {about[0]}', _int8(facts['int8'])]
     rows = [
         ('engine', engine),
+        ('the server needs', BACKENDS[engine].needs),
         ('weights', weights),
         ('image', f'{width} x {height}, {channels} channels'),
         (

@@ -62,6 +62,8 @@ class Client:
     def __init__(self, url: str, protocol: str = 'http', timeout: float = 30.0, shared_memory: bool = False) -> None:
         self.url, self.timeout = url, timeout
         self._module = _module(protocol)
+        other, *_ = set(PORTS) - {protocol}
+        self._hint = f'; is it the port for --protocol {other}?'
         self._limit: dict[str, float] = {} if protocol == 'http' else {'client_timeout': timeout}
         with self._asking():
             self._client = self._connected()
@@ -209,7 +211,9 @@ class Client:
                 raise late from error
             # Of gRPC also a full queue.
             if 'UNAVAILABLE' in status and not self._alive():
-                raise GoneError(f'no server at {self.url}: {text}') from error
+                # Somebody is there, and HTTP/2 is not what they speak.
+                hint = self._hint * any(words in text for words in ('Socket closed', 'HTTP/2'))
+                raise GoneError(f'no server at {self.url}: {text}{hint}') from error
             raise UserError(about + (text or f'status {status}')) from error
         except TimeoutError as error:
             raise late from error
@@ -218,7 +222,7 @@ class Client:
         except Exception as error:  # of a parser, which is no part of tritonclient
             if type(error).__name__ == 'HTTPConnectionClosed':
                 raise GoneError(f'no server at {self.url}: {_reason(error)}') from error
-            raise UserError(f'{self.url} does not answer as Triton does: {_reason(error)}') from error
+            raise UserError(f'{self.url} does not answer as Triton does: {_reason(error)}{self._hint}') from error
 
     def _alive(self) -> bool:
         try:

@@ -20,10 +20,12 @@ class Backend:
         kind: Of its instances.
         threads: Name of the parameter that says how many a run has; None where there is none.
         kernels: Whether the network needs our library, which is beside it then.
+        needs: What the server has to have, in words.
     """
 
     name: str
     file: str
+    needs: str
     kind: str = 'KIND_CPU'
     threads: str | None = None
     kernels: bool = False
@@ -38,13 +40,32 @@ LIBRARY = 'libhetconv.so'
 # In a config.pbtxt, until a version is served.
 _VERSION, _REPOSITORY = '@VERSION@', '@REPOSITORY@'
 
+_STEPS = 'NumPy and Pillow for its Python'
+_WHOLE = 'NumPy, Pillow and onnxruntime for its Python'
 # By engine.
 BACKENDS = {
-    'ort-cpu': Backend('python', 'network.onnx', threads='threads', kernels=True),
-    'ort-cpu-native': Backend('onnxruntime', 'model.onnx', threads='intra_op_thread_count', kernels=True),
-    'onnxruntime': Backend('python', 'network.onnx', threads='threads'),
-    'portable': Backend('onnxruntime', 'model.onnx', threads='intra_op_thread_count'),
-    'tensorrt': Backend('tensorrt', 'model.plan', kind='KIND_GPU'),
+    'ort-cpu': Backend('python', 'network.onnx', _WHOLE, threads='threads', kernels=True),
+    'ort-cpu-native': Backend(
+        'onnxruntime',
+        'model.onnx',
+        'the backend of ONNX Runtime of Triton 24.12 or newer, this repository at the path that is in `config.pbtxt` '
+        f'(`--mount`), and for images {_STEPS}',
+        threads='intra_op_thread_count',
+        kernels=True,
+    ),
+    'onnxruntime': Backend('python', 'network.onnx', _WHOLE, threads='threads'),
+    'portable': Backend(
+        'onnxruntime',
+        'model.onnx',
+        f"Triton's backend of ONNX Runtime, and for images {_STEPS}",
+        threads='intra_op_thread_count',
+    ),
+    'tensorrt': Backend(
+        'tensorrt',
+        'model.plan',
+        f"Triton's backend of TensorRT, of the version that built the engine, a GPU, and for images {_STEPS}",
+        kind='KIND_GPU',
+    ),
 }
 
 

@@ -33,8 +33,8 @@ def test_the_command(tmp_path):
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
     assert set(manifest['files']) == {
-        'network.onnx', 'libhetconv.so', 'model.py', 'prepare.py', 'labels.py', 'facts.json', 'labels.txt',
-        '__pycache__', 'README.md', 'ensemble.pbtxt', 'engine.pbtxt',
+        'network.onnx', 'libhetconv.so', 'model.py', 'allocator.py', 'prepare.py', 'labels.py', 'facts.json',
+        'labels.txt', '__pycache__', 'README.md', 'ensemble.pbtxt', 'engine.pbtxt',
     }  # fmt: skip
     assert manifest['model']['macs'] == 13812352
     measured = json.loads((folder / 'measured.json').read_text())
@@ -46,6 +46,15 @@ def test_the_command(tmp_path):
     assert '13,812,352' in words
     assert '10 classes: airplane, automobile' in words
     assert (folder / 'labels.txt').read_text().split()[:3] == ['airplane', 'automobile', 'bird']
+
+
+def test_weights_that_there_are_instead_of_random_ones(tmp_path):
+    arguments = ['deploy', 'hetconv_resnet20_cifar_p1', '--to', str(tmp_path / 'models'), '--no-measure']
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == (
+        'hetconv: the weights are random; there are others: --checkpoint, hetconv_resnet20_cifar_p1.cifar10_jpeg\n'
+    )
 
 
 @pytest.mark.parametrize(

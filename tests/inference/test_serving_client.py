@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 
@@ -158,6 +159,19 @@ def test_no_server(images, protocol):
     arguments = (images[0], '--url', url, '--protocol', protocol)
     assert f'no server at {url}: ' in fails(*arguments)
     assert f'no server at {url}: ' in fails(*arguments, '--model', 'cifar')
+
+
+def test_the_port_of_the_other_protocol(triton, images):
+    import grpc
+
+    assert fails(images[0], '--url', triton.url, '--protocol', 'grpc').endswith('; is it the port for --protocol http?')
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port('127.0.0.1:0')
+    server.start()
+    try:
+        assert fails(images[0], '--url', f'127.0.0.1:{port}').endswith('; is it the port for --protocol grpc?')
+    finally:
+        server.stop(None)
 
 
 def test_a_server_that_stops(triton, images):
