@@ -39,7 +39,7 @@ def model_files(repository: Path, name: str) -> dict[str, bytes]:
     """What a worker needs of the version that is served, by file."""
     config = (repository / f'{name}_engine' / 'config.pbtxt').read_text(encoding='utf-8')
     engine = repository / f'{name}_engine' / re.search(r'versions: \[(\d+)\]', config)[1]
-    names = ['network.onnx', 'allocator.py', 'prepare.py', 'labels.py', 'facts.json', 'labels.txt']
+    names = ['network.onnx', 'memory.py', 'prepare.py', 'labels.py', 'facts.json', 'labels.txt']
     if missing := next((name for name in names if not (engine / name).exists()), None):
         sys.exit(f'{engine} has no {missing}: `hetconv deploy` with --engine ort-cpu or onnxruntime writes one')
     # A network of standard operators has no library.
@@ -70,11 +70,11 @@ class Classifier:
             for name, content in ray.get(files).items():
                 Path(folder, name).write_bytes(content)
             sys.path.insert(0, folder)
-            import allocator
             import labels
+            import memory
             import prepare
 
-            allocator.keep_memory()
+            memory.keep_freed_memory(prepare.KEPT_BYTES)
             self.prepare, self.facts = prepare, json.loads(Path(folder, 'facts.json').read_bytes())
             self.labels = labels.Labels(f'{folder}/labels.txt', count=1)
             options = onnxruntime.SessionOptions()

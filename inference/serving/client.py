@@ -62,8 +62,7 @@ class Client:
     def __init__(self, url: str, protocol: str = 'http', timeout: float = 30.0, shared_memory: bool = False) -> None:
         self.url, self.timeout = url, timeout
         self._module = _module(protocol)
-        other, *_ = set(PORTS) - {protocol}
-        self._hint = f'; is it the port for --protocol {other}?'
+        self._hint = f'; is it the port for --protocol {next(p for p in PORTS if p != protocol)}?'
         self._limit: dict[str, float] = {} if protocol == 'http' else {'client_timeout': timeout}
         with self._asking():
             self._client = self._connected()
@@ -130,10 +129,9 @@ class Client:
 
     def _others(self) -> list[str]:
         """For a message that says something else."""
-        try:
+        with suppress(UserError):
             return self.models()
-        except UserError:
-            return []
+        return []
 
     def classify(self, model: str, image: bytes) -> Answer:
         """Send one image.
@@ -211,8 +209,8 @@ class Client:
                 raise late from error
             # Of gRPC also a full queue.
             if 'UNAVAILABLE' in status and not self._alive():
-                # Somebody is there, and HTTP/2 is not what they speak.
-                hint = self._hint * any(words in text for words in ('Socket closed', 'HTTP/2'))
+                # Somebody is there who does not speak HTTP/2.
+                hint = self._hint * ('Socket closed' in text or 'HTTP/2' in text)
                 raise GoneError(f'no server at {self.url}: {text}{hint}') from error
             raise UserError(about + (text or f'status {status}')) from error
         except TimeoutError as error:
@@ -225,10 +223,9 @@ class Client:
             raise UserError(f'{self.url} does not answer as Triton does: {_reason(error)}{self._hint}') from error
 
     def _alive(self) -> bool:
-        try:
+        with suppress(Exception):
             return self._client.is_server_live(**self._limit)
-        except Exception:
-            return False
+        return False
 
 
 def read_image(path: Path) -> bytes:

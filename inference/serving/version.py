@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 STEPS = Path(__file__).parent / 'steps'
+MEMORY = Path(__file__).parents[2] / 'timm_hetconv' / '_memory.py'
 ROLES = ('prepare', 'engine', 'labels')
 MEASURED = 'measured.json'  # not in the manifest: no two measurements are alike
 PREPARATION = ('input_size', 'mean', 'std', 'interpolation', 'crop_pct')  # facts that preparing an image takes
@@ -112,8 +113,12 @@ def config_name(role: str) -> str:
 def prepare_files(facts: dict[str, Any]) -> dict[str, bytes]:
     """For the folder of a model that prepares images, and does no more."""
     kept = {key: facts[key] for key in PREPARATION}
-    steps = {f'{name}.py': _step(name) for name in ('allocator', 'prepare')}
-    return {'facts.json': to_json(kept), **steps, **step_files('prepare_model')}
+    return {
+        'facts.json': to_json(kept),
+        'memory.py': MEMORY.read_bytes(),
+        'prepare.py': _step('prepare'),
+        **step_files('prepare_model'),
+    }
 
 
 def labels_files(labels: Sequence[str]) -> dict[str, bytes]:

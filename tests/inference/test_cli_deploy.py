@@ -33,7 +33,7 @@ def test_the_command(tmp_path):
     folder = tmp_path / 'models' / 'cifar_engine' / '1'
     manifest = json.loads((folder / 'manifest.json').read_text())
     assert set(manifest['files']) == {
-        'network.onnx', 'libhetconv.so', 'model.py', 'allocator.py', 'prepare.py', 'labels.py', 'facts.json',
+        'network.onnx', 'libhetconv.so', 'model.py', 'memory.py', 'prepare.py', 'labels.py', 'facts.json',
         'labels.txt', '__pycache__', 'README.md', 'ensemble.pbtxt', 'engine.pbtxt',
     }  # fmt: skip
     assert manifest['model']['macs'] == 13812352

@@ -7,10 +7,12 @@ import math
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ['ImageError', 'prepare']
+__all__ = ['KEPT_BYTES', 'ImageError', 'prepare']
 
 # An image is at least read before its size is known: what a sender may make a server read and decode.
 MAX_BYTES, MAX_PIXELS = 32 << 20, 64 << 20
+# For keep_freed_memory: what a photograph takes, and not what MAX_PIXELS do.
+KEPT_BYTES = 16 << 20
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'WEBP')
 INTERPOLATIONS = {
     'nearest': Image.Resampling.NEAREST,
@@ -53,8 +55,8 @@ def prepare(data: bytes, facts: dict) -> np.ndarray:
 @functools.lru_cache
 def _values(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """Of each channel what its 256 pixels become, (C, 256)."""
-    mean, std = (np.array(values, np.float32)[:, None] for values in (mean, std))
-    return (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
+    pixels = np.arange(256, dtype=np.float32) / np.float32(255)
+    return (pixels - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
 
 
 def _decode(data: bytes, mode: str) -> Image.Image:

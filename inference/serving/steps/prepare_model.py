@@ -8,15 +8,15 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from allocator import keep_memory
-from prepare import ImageError, prepare
+from memory import keep_freed_memory
+from prepare import KEPT_BYTES, ImageError, prepare
 
 
 class TritonPythonModel:
     """Input image: BYTES (batch, 1). Output input: FP32 (batch, C, H, W)."""
 
     def initialize(self, args):
-        keep_memory()
+        keep_freed_memory(KEPT_BYTES)
         with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), 'facts.json'), encoding='utf-8') as file:
             self.facts = json.load(file)
 

@@ -12,9 +12,9 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from allocator import keep_memory
 from labels import Labels
-from prepare import ImageError, prepare
+from memory import keep_freed_memory
+from prepare import KEPT_BYTES, ImageError, prepare
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -26,7 +26,7 @@ class TritonPythonModel:
     """
 
     def initialize(self, args):
-        keep_memory()
+        keep_freed_memory(KEPT_BYTES)
         parameters = json.loads(args['model_config'])['parameters']
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(parameters['threads']['string_value'])
