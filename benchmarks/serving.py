@@ -3,16 +3,15 @@
     python benchmarks/serving.py --python .venv-serve/bin/python --images PHOTOS
 
 Deploys a dense network in stock ONNX Runtime, the same on our kernels, and the HetConv one on our kernels; measures how
-long the server takes until it is ready, what it adds to a request's latency, the throughput with clients that wait, the
-largest rate of random requests that is answered within a bound, and, where mlcommons-loadgen is installed, what
-MLPerf's LoadGen says of it. Rows: benchmarks/results/serving.json; then `python benchmarks/serving_table.py`.
+long the server takes until it is ready, the throughput with clients that wait, the largest rate of random requests that
+is answered within a bound, and, where mlcommons-loadgen is installed, what MLPerf's LoadGen says of it. Rows:
+benchmarks/results/serving.json; then `python benchmarks/serving_table.py`.
 """
 
 import argparse
 import asyncio
 import io
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +28,6 @@ from inference.serving.server import Ports
 
 PORTS = Ports(18000, 18001, 18002)
 URL = f'127.0.0.1:{PORTS.grpc}'
-# What a request takes where nothing is computed: the client, Triton, and the way to its Python backend and back.
-NOTHING = """
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-class TritonPythonModel:
-    def execute(self, requests):
-        answer = np.zeros((1, 5), np.int32)
-        return [pb_utils.InferenceResponse([pb_utils.Tensor('class', answer)]) for _ in requests]
-"""
-NOTHING_CONFIG = """\
-backend: "python"
-max_batch_size: 1
-input [{ name: "image" data_type: TYPE_STRING dims: [1] }]
-output [{ name: "class" data_type: TYPE_INT32 dims: [5] }]
-instance_group [{ kind: KIND_CPU count: 1 }]
-"""
 SIZE = (500, 375)  # of a photograph of ImageNet, usually
 
 
@@ -89,9 +70,6 @@ def run(args: argparse.Namespace) -> None:
                 'deploy', model, '--engine', engine, '--to', repository, '--name', name, '--max-batch', '1',
                 '--instances', args.instances, '--threads', '1', '--no-measure',
             )  # fmt: skip
-        (repository / 'nothing' / '1').mkdir(parents=True)
-        (repository / 'nothing' / '1' / 'model.py').write_text(NOTHING)
-        (repository / 'nothing' / 'config.pbtxt').write_text(NOTHING_CONFIG)
         starts = [cold_start(repository, args.python, list(models)) for _ in range(3)]
         with server(repository, args.python) as log:
             wait_until_ready(list(models), log)
@@ -103,7 +81,6 @@ def run(args: argparse.Namespace) -> None:
                 },
                 'models': {name: {'model': model, 'engine': engine} for name, (model, engine) in models.items()},
                 'cold_start_seconds': starts,
-                'overhead': [overhead(repository, name, images) for name in models],
                 'closed_loop': loads(models, images, args, clients=2 * args.instances),
                 'p99_bound': loads(models, images, args, p99_ms=args.p99_ms),
             }  # fmt: skip
@@ -176,83 +153,6 @@ def cold_start(repository: Path, python: Path | None, models: list[str]) -> floa
 def triton_version() -> str:
     with urllib.request.urlopen(f'http://127.0.0.1:{PORTS.http}/v2', timeout=5) as answer:
         return json.load(answer)['version']
-
-
-def overhead(repository: Path, name: str, images: list[bytes], rounds: int = 60) -> dict[str, Any]:
-    """One request at a time and the same work in this process, in turns; milliseconds.
-
-    The work is what the server does: preparing the image, running the network on one thread, picking classes. `nothing`
-    is a request to a model that does nothing, as seldom as the others.
-    """
-    import numpy as np
-    import onnxruntime
-    import tritonclient.grpc
-    import tritonclient.http
-
-    from inference.engines.ort_cpu import make_session
-    from inference.export import INPUT
-    from inference.serving.steps.prepare import prepare
-
-    folder = repository / f'{name}_engine' / '1'
-    facts = json.loads((folder / 'facts.json').read_bytes())
-    if (folder / 'libhetconv.so').exists():
-        session = make_session(folder / 'network.onnx', 1)
-    else:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            str(folder / 'network.onnx'), options, providers=['CPUExecutionProvider']
-        )
-    clients = {
-        tritonclient.grpc: tritonclient.grpc.InferenceServerClient(URL),
-        tritonclient.http: tritonclient.http.InferenceServerClient(f'127.0.0.1:{PORTS.http}'),
-    }
-
-    def offline(image: bytes) -> int:
-        logits = session.run(None, {INPUT: prepare(image, facts)[None]})[0][0]
-        powers = np.exp(logits - logits.max())
-        return int(np.argsort(-powers / powers.sum(), kind='stable')[0])
-
-    def asked(module: Any, model: str, image: bytes) -> int:
-        given = module.InferInput('image', [1, 1], 'BYTES')
-        given.set_data_from_numpy(np.array([[image]], dtype=object))
-        return int(clients[module].infer(model, [given]).as_numpy('class')[0, 0])
-
-    works = {
-        'offline': offline,
-        'served': partial(asked, tritonclient.grpc, name),
-        'offline_http': offline,
-        'served_http': partial(asked, tritonclient.http, name),
-        'between': offline,  # the server's threads sleep before nothing is asked of them, as they do before the others
-        'nothing': partial(asked, tritonclient.grpc, 'nothing'),
-    }
-    times: dict[str, list[float]] = {key: [] for key in works}
-    for i in range(-5, rounds):
-        image = images[i % len(images)]
-        answers = {}
-        for key, work in works.items():
-            start = time.perf_counter()
-            answers[key] = work(image)
-            if i >= 0:
-                times[key].append((time.perf_counter() - start) * 1e3)
-        answers.pop('nothing')
-        if len(set(answers.values())) > 1:  # no timing on a wrong result
-            raise UserError(f'{name}: the server and the network disagree: classes {answers}')
-    for client in clients.values():
-        client.close()
-
-    def over(served: str, base: str) -> float:
-        return round(statistics.median(b - a for a, b in zip(times[base], times[served])), 3)
-
-    times.pop('between')
-    medians = {key: round(statistics.median(values), 3) for key, values in times.items()}
-    return {
-        'model': name,
-        'rounds': rounds,
-        **{f'{key}_ms': value for key, value in medians.items()},
-        'overhead_ms': over('served', 'offline'),
-        'overhead_http_ms': over('served_http', 'offline_http'),
-    }
 
 
 def loads(models: dict[str, Any], images: list[bytes], args: argparse.Namespace, **kind: Any) -> list[dict[str, Any]]:

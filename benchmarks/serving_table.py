@@ -26,19 +26,18 @@ PAGE = ROOT / 'docs' / 'serving.md'
 PICTURE = ROOT / 'docs' / 'serving.svg'
 
 
-def table(result: dict[str, Any], soak: dict[str, Any], tensors: dict[str, Any]) -> str:
+def table(result: dict[str, Any], soak: dict[str, Any], single: dict[str, Any]) -> str:
     """Markdown: a column a model, a line a way of measuring, and what the first model's times are of each.
 
     Args:
         result: Of serving.py.
         soak: Of serving_soak.py.
-        tensors: Of serving_overhead.py.
+        single: Of serving_overhead.py.
     """
     settings, models = result['settings'], result['models']
     p99 = f'p99 within {settings["p99_ms"]:g} ms'
     closed = {r.model: r for r in results(result['closed_loop'], Plan(tuple(models), clients=1))}
     bound = {r.model: r for r in results(result['p99_bound'], Plan(tuple(models), p99_ms=settings['p99_ms']))}
-    overhead = {row['model']: row for row in result['overhead']}
     rates = {
         f'{2 * settings["instances"]} clients that wait': {name: closed[name].throughput for name in models},
         f'requests at random times, {p99}': {name: bound[name].throughput for name in models},
@@ -59,14 +58,10 @@ def table(result: dict[str, Any], soak: dict[str, Any], tensors: dict[str, Any])
     theory = [times_text(macs[first] / macs[name]) if macs[name] != macs[first] else 'dense' for name in models]
     lines += [
         f'| theory, by FLOPs | {" | ".join(theory)} |',
-        _times('one request', 'served_ms', overhead),
-        _times('of it the server, over gRPC', 'overhead_ms', overhead),
-        _times('over HTTP', 'overhead_http_ms', overhead),
-        _times('a request that is nothing but served', 'nothing_ms', overhead),
         '',
         _how(result),
         '',
-        *_tensors(tensors),
+        *_overhead(single),
         '',
         _soaked(soak),
     ]
@@ -82,10 +77,6 @@ def _rate(value: float | None, base: float | None) -> str:
 def _invalid(rows: list[dict[str, Any]], name: str) -> str:
     tried = [row['target_qps'] for row in rows if row['model'] == name and row['scenario'] == 'Server']
     return f'none valid, down to {min(tried):.1f}' if tried else ''
-
-
-def _times(words: str, key: str, overhead: dict[str, Any]) -> str:
-    return f'| {words}, ms | {" | ".join(ms_text(row[key]) for row in overhead.values())} |'
 
 
 def _how(result: dict[str, Any]) -> str:
@@ -104,22 +95,29 @@ def _how(result: dict[str, Any]) -> str:
     )
 
 
-def _tensors(result: dict[str, Any]) -> list[str]:
-    """What a server adds to a request with a tensor: a line an engine, a column a way to send it."""
+def _overhead(result: dict[str, Any]) -> list[str]:
+    """What a server adds to a request: a line for what is sent to whom, a column a client."""
     rows, settings = result['rows'], result['settings']
-    ways = list(dict.fromkeys((row['protocol'], row['shared_memory']) for row in rows))
-    names = [{'grpc': 'gRPC', 'http': 'HTTP'}[protocol] + ', shared memory' * shared for protocol, shared in ways]
-    lines = [f'| of a tensor the server, ms | {" | ".join(names)} |', f'|{"---|" * (len(ways) + 1)}']
-    for engine in dict.fromkeys(row['engine'] for row in rows):
-        cells = {(row['protocol'], row['shared_memory']): row for row in rows if row['engine'] == engine}
-        lines.append(f'| `{engine}` | {" | ".join(ms_text(cells[way]["overhead_ms"]) for way in ways)} |')
-    network = statistics.median(row['offline_ms'] for row in rows)
+    clients = {'socket': 'HTTP, a bare socket', 'http': 'HTTP, tritonclient', 'grpc': 'gRPC, tritonclient'}
+    lines = [f'| the server adds, ms | {" | ".join(clients.values())} |', f'|{"---|" * (len(clients) + 1)}']
+    kinds: dict[str, dict[str, str]] = {}
+    for row in rows:
+        engine = f'`{row["engine"]}`' if row['engine'] != 'nothing' else 'a model that does nothing'
+        given = {'image': 'an image', 'tensor': 'a tensor'}[row['given']] + ', shared memory' * row['shared_memory']
+        kinds.setdefault(f'{given}, {engine}', {})[row['client']] = ms_text(row['overhead_ms'])
+    lines += [f'| {words} | {" | ".join(cells[client] for client in clients)} |' for words, cells in kinds.items()]
+    alone = {
+        given: ms_text(
+            statistics.median(row['offline_ms'] for row in rows if row['given'] == given and row['engine'] != 'nothing')
+        )
+        for given in ('image', 'tensor')
+    }
     return [
         *lines,
         '',
-        f'`{settings["model"]}` takes {ms_text(network)} ms by itself; medians of {settings["rounds"]} pairs of a '
-        f'request and the network alone, {settings["threads"]} thread, one client in Python, Triton '
-        f'{settings["triton"]}. Pairs: '
+        f'`{settings["model"]}` takes {alone["tensor"]} ms by itself and {alone["image"]} with preparation and labels; '
+        f'medians of {settings["rounds"]} pairs of a request and the same work in one process, {settings["threads"]} '
+        f'thread, JPEGs of {settings["image"][0]} x {settings["image"][1]}, Triton {settings["triton"]}. Pairs: '
         '[benchmarks/results/serving_overhead.json](../benchmarks/results/serving_overhead.json).',
     ]
 
