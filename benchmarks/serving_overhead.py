@@ -3,12 +3,13 @@
     python benchmarks/serving_overhead.py --python .venv-serve/bin/python --images PHOTOS --backends FOLDER
 
 FOLDER has Triton's backend of ONNX Runtime (docs/serving.md); without it there are no rows of it. Each request is one
-of a pair with the same work in this process, with which its answer is compared. Rows:
-benchmarks/results/serving_overhead.json; then `python benchmarks/serving_table.py`.
+of a pair with the same work in this process, with which its answer is compared; in each round all ways in an order of
+its own. Rows: benchmarks/results/serving_overhead.json; then `python benchmarks/serving_table.py`.
 """
 
 import argparse
 import json
+import random
 import runpy
 import statistics
 import sys
@@ -28,7 +29,7 @@ from inference.errors import UserError
 from inference.files import write_atomically
 
 REGION = 'hetconv-overhead'
-NOTHING = 'nothing'
+NOTHING, DENSE = 'nothing', 'onnxruntime'
 # What a request takes where nothing is computed.
 NOTHING_MODEL = """
 import numpy as np
@@ -53,7 +54,7 @@ class Way:
     """Of a request to the server.
 
     Attributes:
-        engine: That answers, or `NOTHING`.
+        engine: That answers, or `NOTHING`; `DENSE` has the dense network.
         given: 'image', for the ensemble, or 'tensor', for the engine.
         client: 'socket', which is HTTP without a client library; 'http' and 'grpc' are tritonclient's.
         shared_memory: A tensor goes through system shared memory.
@@ -72,6 +73,7 @@ def main() -> None:
         '--images', type=Path, required=True, help='folder; they are resized to 500 x 375 and sent as JPEG'
     )
     parser.add_argument('--backends', type=Path, help="folder with Triton's backend of ONNX Runtime")
+    parser.add_argument('--dense', default='hetconv_resnet34_p1')
     parser.add_argument('--model', default='hetconv_resnet34_p4')
     parser.add_argument('--rounds', type=int, default=150)
     parser.add_argument('--json', type=Path, default=Path('benchmarks/results/serving_overhead.json'))
@@ -102,22 +104,23 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     options = [] if args.backends is None else ['--backends', str(args.backends)]
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / 'models'
-        for engine in engines:
+        for engine in (*engines, DENSE):
+            model = args.dense if engine == DENSE else args.model
             hetconv(
-                'deploy', args.model, '--engine', engine, '--to', repository, '--name', engine, '--max-batch', '1',
+                'deploy', model, '--engine', engine, '--to', repository, '--name', engine, '--max-batch', '1',
                 '--no-measure',
             )  # fmt: skip
         (repository / NOTHING / '1').mkdir(parents=True)
         (repository / NOTHING / '1' / 'model.py').write_text(NOTHING_MODEL)
         (repository / NOTHING / 'config.pbtxt').write_text(NOTHING_CONFIG)
         with server(repository, args.python, *options, '--shared-memory') as log:
-            wait_until_ready([*engines, NOTHING], log)
+            wait_until_ready([*engines, DENSE, NOTHING], log)
             rows = measure(repository, engines, images, args.rounds)
             return {
                 'environment': describe_environment(['ort-cpu']),
                 'settings': {
-                    'model': args.model, 'rounds': args.rounds, 'threads': 1, 'image': list(SIZE),
-                    'images': len(images), 'triton': triton_version(),
+                    'model': args.model, 'dense': args.dense, 'rounds': args.rounds, 'threads': 1,
+                    'image': list(SIZE), 'images': len(images), 'triton': triton_version(),
                 },
                 'rows': rows,
             }  # fmt: skip
@@ -126,7 +129,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def ways_of(engines: list[str]) -> list[Way]:
     """All that is measured: images for the first engine, which prepares them itself, and tensors for each."""
     clients = ('socket', 'http', 'grpc')
-    images = [Way(engine, 'image', client) for engine in (engines[0], NOTHING) for client in clients]
+    images = [Way(engine, 'image', client) for engine in (engines[0], DENSE, NOTHING) for client in clients]
     tensors = [Way(engine, 'tensor', client) for engine in engines for client in clients]
     return [*images, *tensors, *(Way(way.engine, 'tensor', way.client, shared_memory=True) for way in tensors)]
 
@@ -135,39 +138,53 @@ def measure(repository: Path, engines: list[str], images: list[bytes], rounds: i
     """A row for each way."""
     import numpy as np
 
-    from inference.engines.ort_cpu import make_session
-    from inference.export import INPUT
     from inference.serving.steps.labels import Labels
     from inference.serving.steps.prepare import KEPT_BYTES, prepare
 
     folder = repository / f'{engines[0]}_engine' / '1'
-    runpy.run_path(str(folder / 'memory.py'))['keep_freed_memory'](KEPT_BYTES)  # as the server's process does
+    if not runpy.run_path(str(folder / 'memory.py'))['keep_freed_memory'](KEPT_BYTES):  # as the server's process does
+        raise UserError('unset LD_PRELOAD, MALLOC_... and GLIBC_TUNABLES: they choose how memory is kept')
     facts = json.loads((folder / 'facts.json').read_bytes())
-    session = make_session(folder / 'network.onnx', 1)
     labels = Labels(folder / 'labels.txt', 5)
-    tensor = np.random.default_rng(0).standard_normal((1, *session.get_inputs()[0].shape[1:]), np.float32)
+    sessions = {engine: session_of(repository, engine) for engine in (engines[0], DENSE)}
+    tensor = np.random.default_rng(0).standard_normal((1, *facts['input_size']), np.float32)
 
-    def network(x: Any) -> Any:
-        return session.run(None, {INPUT: x})[0]
-
-    def whole(image: bytes) -> Any:
-        return labels.best(network(prepare(image, facts)[None]))['class']
+    def alone(way: Way, image: bytes) -> Any:
+        session = sessions[DENSE if way.engine == DENSE else engines[0]]
+        x = prepare(image, facts)[None] if way.given == 'image' else tensor
+        logits = session.run(None, {session.get_inputs()[0].name: x})[0]
+        return labels.best(logits)['class'] if way.given == 'image' else logits
 
     ways = ways_of(engines)
     pairs: dict[Way, list[tuple[float, float]]] = {way: [] for way in ways}
+    order = random.Random(0)
     with askers(ways, images, tensor) as asker:
         for i in range(-5, rounds):
             image = images[i % len(images)]
-            for way in ways:
-                alone, expected = timed(partial(whole, image) if way.given == 'image' else partial(network, tensor))
+            for way in order.sample(ways, len(ways)):
+                base, expected = timed(partial(alone, way, image))
                 served, answer = timed(partial(asker[way], image))
                 if isinstance(answer, bytes):
                     answer = Socket.result(answer).as_numpy(wanted(way))
                 if way.engine != NOTHING and not np.array_equal(answer, expected):  # no timing on a wrong result
                     raise UserError(f'{way}: the server and the network disagree')
                 if i >= 0:
-                    pairs[way].append((round(alone, 3), round(served, 3)))
+                    pairs[way].append((round(base, 3), round(served, 3)))
     return [row(way, pairs[way]) for way in ways]
+
+
+def session_of(repository: Path, engine: str) -> Any:
+    """What the server's process runs."""
+    import onnxruntime
+
+    from inference.engines.ort_cpu import make_session
+
+    path = repository / f'{engine}_engine' / '1' / 'network.onnx'
+    if engine != DENSE:
+        return make_session(path, 1)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
 
 
 def wanted(way: Way) -> str:
@@ -239,11 +256,11 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def row(way: Way, pairs: list[tuple[float, float]]) -> dict[str, Any]:
     """Medians of what was measured in pairs, and the pairs; nothing has no work to be compared with."""
-    over = [served - alone * (way.engine != NOTHING) for alone, served in pairs]
+    over = [served - base * (way.engine != NOTHING) for base, served in pairs]
     low, middle, high = statistics.quantiles(over, n=4)
     return {
         **vars(way),
-        'offline_ms': round(statistics.median(alone for alone, _ in pairs), 3),
+        'offline_ms': round(statistics.median(base for base, _ in pairs), 3),
         'served_ms': round(statistics.median(served for _, served in pairs), 3),
         'overhead_ms': round(middle, 3),
         'overhead_quartiles_ms': [round(low, 3), round(high, 3)],

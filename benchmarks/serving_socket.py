@@ -32,12 +32,18 @@ class Socket:
     def ask(self, request: bytes) -> bytes:
         """The whole answer."""
         self._socket.sendall(request)
-        data = self._socket.recv(1 << 16)
+        data = self._more()
         while (end := data.find(b'\r\n\r\n')) < 0:
-            data += self._socket.recv(1 << 16)
+            data += self._more()
         length = end + 4 + _number(data[:end], 'Content-Length')
         while len(data) < length:
-            data += self._socket.recv(1 << 16)
+            data += self._more()
+        return data
+
+    def _more(self) -> bytes:
+        data = self._socket.recv(1 << 16)
+        if not data:
+            raise RuntimeError('the server has closed the connection in the middle of an answer')
         return data
 
     @staticmethod

@@ -37,7 +37,8 @@ def client(
     ] = None,
 ) -> None:
     """Send images to a served model, each in a request of its own, and show their labels."""
-    from .serving.client import PORTS, Client, address
+    from .serving.address import address
+    from .serving.client import PORTS, Client
 
     if protocol not in PORTS:
         raise unknown('protocol', protocol, PORTS)
@@ -62,7 +63,7 @@ def page(
     host: Annotated[str, typer.Option(help='Address to listen at.')] = '127.0.0.1',
 ) -> None:
     """Serve a page that shows labels of an image and compares models, until Ctrl-C."""
-    from .serving.client import address
+    from .serving.address import address
     from .serving.page import PageServer
 
     with PageServer(address(server, 8000), host, port) as pages:

@@ -124,8 +124,8 @@ def deploy(
         f'for {engine}, {within_text(error, "the exported model")}' + _speed(measured)
     )
     if weights == 'random':
-        others = ', '.join(['--checkpoint', *shipped_names(facts.get('architecture', ''))])
-        print(f'hetconv: the weights are random; there are others: {others}', file=sys.stderr)
+        trained = ', '.join(['`hetconv export --checkpoint`', *shipped_names(facts.get('architecture', ''))])
+        print(f'hetconv: the weights are random; trained ones are had by {trained}', file=sys.stderr)
 
 
 def activate(

@@ -45,7 +45,7 @@ def loadtest(
 
     from .cli_common import require_parent
     from .files import write_atomically
-    from .serving.client import address
+    from .serving.address import address
     from .serving.loadtest import Plan, run
     from .serving.sender import read_images
     from .show import bar

@@ -2,7 +2,8 @@
 
 The C library's allocator gives large blocks back to the system, and each page of a new one is then filled with zeros in
 its turn: of a step of ResNet-20 on CIFAR-10, batch 128, that was 13 (P1) and 14 % (P4) in float32 (docs/train.md), and
-of preparing a photograph half. `hetconv deploy` copies this file: it imports nothing of ours.
+of preparing a photograph in a process without larger blocks half (docs/serving.md). `hetconv deploy` copies this file:
+it imports nothing of ours.
 """
 
 import ctypes

@@ -39,11 +39,12 @@ def model_files(repository: Path, name: str) -> dict[str, bytes]:
     """What a worker needs of the version that is served, by file."""
     config = (repository / f'{name}_engine' / 'config.pbtxt').read_text(encoding='utf-8')
     engine = repository / f'{name}_engine' / re.search(r'versions: \[(\d+)\]', config)[1]
-    names = ['network.onnx', 'memory.py', 'prepare.py', 'labels.py', 'facts.json', 'labels.txt']
+    names = ['network.onnx', 'prepare.py', 'labels.py', 'facts.json', 'labels.txt']
     if missing := next((name for name in names if not (engine / name).exists()), None):
         sys.exit(f'{engine} has no {missing}: `hetconv deploy` with --engine ort-cpu or onnxruntime writes one')
-    # A network of standard operators has no library.
-    return {path.name: path.read_bytes() for path in [*map(engine.joinpath, names), *engine.glob('libhetconv.so')]}
+    # A network of standard operators has no library, and one of an older release no memory.py.
+    others = (engine / name for name in ('libhetconv.so', 'memory.py') if (engine / name).exists())
+    return {path.name: path.read_bytes() for path in [*map(engine.joinpath, names), *others]}
 
 
 def read(batch: pa.Table, filesystem: pyarrow.fs.FileSystem) -> pa.Table:
@@ -71,10 +72,12 @@ class Classifier:
                 Path(folder, name).write_bytes(content)
             sys.path.insert(0, folder)
             import labels
-            import memory
             import prepare
 
-            memory.keep_freed_memory(prepare.KEPT_BYTES)
+            if Path(folder, 'memory.py').exists():
+                import memory
+
+                memory.keep_freed_memory(prepare.KEPT_BYTES)
             self.prepare, self.facts = prepare, json.loads(Path(folder, 'facts.json').read_bytes())
             self.labels = labels.Labels(f'{folder}/labels.txt', count=1)
             options = onnxruntime.SessionOptions()

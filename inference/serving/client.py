@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import UserError, unknown
 from .shared_memory import Region
 
-__all__ = ['PORTS', 'Answer', 'Client', 'GoneError', 'LateError', 'address', 'one_line', 'read_image']
+__all__ = ['PORTS', 'Answer', 'Client', 'GoneError', 'LateError', 'one_line', 'read_image']
 
 PORTS = {'http': 8000, 'grpc': 8001}
 # Seconds; by default the server gives requests up after two.
@@ -62,6 +62,7 @@ class Client:
     def __init__(self, url: str, protocol: str = 'http', timeout: float = 30.0, shared_memory: bool = False) -> None:
         self.url, self.timeout = url, timeout
         self._module = _module(protocol)
+        # Until there was an answer.
         self._hint = f'; is it the port for --protocol {next(p for p in PORTS if p != protocol)}?'
         self._limit: dict[str, float] = {} if protocol == 'http' else {'client_timeout': timeout}
         with self._asking():
@@ -89,6 +90,7 @@ class Client:
         """
         with self._asking(f'{self.url}: '):
             index = self._client.get_model_repository_index(**self._limit)
+            self._hint = ''
             models = getattr(index, 'models', index)  # of gRPC a message
             ready = {_of(model, 'name') for model in models if _of(model, 'state') == 'READY'}
             return sorted(name for name in ready if f'{name}_engine' in ready)
@@ -116,6 +118,7 @@ class Client:
         try:
             with self._asking(f'{self.url}: '):
                 facts = self._client.get_model_metadata(model, **self._limit)
+                self._hint = ''
                 inputs = {_of(port, 'name'): _of(port, 'datatype') for port in _of(facts, 'inputs')}
                 outputs = {_of(port, 'name') for port in _of(facts, 'outputs')}
         except (GoneError, LateError):
@@ -244,27 +247,6 @@ def read_image(path: Path) -> bytes:
     if len(data) > MAX_BYTES:
         raise UserError(f'{path} has more than {MAX_BYTES:,} bytes, which a server does not take')
     return data
-
-
-def address(url: str, port: int) -> str:
-    """HOST:PORT of what a user gives: http:// may stand before it, and the port be left out.
-
-    Raises:
-        UserError: It is none.
-    """
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url if '://' in url else f'http://{url}')
-        number = parts.port or port
-    except ValueError as error:
-        raise UserError(f'{url} is no address of a server: {error}') from error
-    if parts.scheme not in ('http', 'grpc'):
-        raise UserError(f'{url}: HOST:PORT is what is needed, without {parts.scheme}://')
-    if not parts.hostname or parts.path.strip('/') or parts.query or parts.username is not None:
-        raise UserError(f'{url} is no address of a server: HOST:PORT is one')
-    host = f'[{parts.hostname}]' if ':' in parts.hostname else parts.hostname
-    return f'{host}:{number}'
 
 
 def one_line(text: str | bytes) -> str:

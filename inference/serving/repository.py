@@ -233,6 +233,9 @@ def check_preparation(facts: dict[str, Any]) -> None:
         raise UserError(f'images cannot be prepared with interpolation {facts["interpolation"]}')
     if channels not in (1, 3):
         raise UserError(f'images of {channels} channels cannot be prepared; there are 1 and 3')
+    for key in ('mean', 'std'):
+        if len(facts[key]) not in (1, channels):
+            raise UserError(f'images of {channels} channels cannot be prepared with {len(facts[key])} values of {key}')
 
 
 def _refuse_another(folder: Path, name: str, engine: str, fixed: dict[str, dict[str, bytes]]) -> None:

@@ -53,7 +53,8 @@ def test_weights_that_there_are_instead_of_random_ones(tmp_path):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert result.stderr == (
-        'hetconv: the weights are random; there are others: --checkpoint, hetconv_resnet20_cifar_p1.cifar10_jpeg\n'
+        'hetconv: the weights are random; trained ones are had by `hetconv export --checkpoint`, '
+        'hetconv_resnet20_cifar_p1.cifar10_jpeg\n'
     )
 
 

@@ -174,6 +174,18 @@ def test_the_port_of_the_other_protocol(triton, images):
         server.stop(None)
 
 
+def test_the_port_was_right_where_there_was_an_answer(triton):
+    from inference.errors import UserError
+    from inference.serving.client import Client
+
+    with Client(triton.url) as client:
+        client.check('cifar')
+        triton.body = b'<html>'
+        with pytest.raises(UserError) as error:
+            client.classify('cifar', b'image')
+    assert 'is it the port' not in str(error.value)
+
+
 def test_a_server_that_stops(triton, images):
     triton.vanish_after = 1
     code, out, err = run(*images, images[0], '--url', triton.url)

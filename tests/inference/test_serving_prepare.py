@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from timm.data import create_transform
 
-from inference.serving.steps.prepare import INTERPOLATIONS, ImageError, prepare
+from inference.serving.steps.prepare import INTERPOLATIONS, ImageError, prepare, prepare_batch
 
 FACTS = dict(
     input_size=[3, 224, 224], mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], interpolation='bicubic',
@@ -48,6 +48,17 @@ def test_grey_images_and_grey_networks(mode, channels):
     facts = {**FACTS, 'input_size': [channels, 28, 28], 'mean': [0.3] * channels, 'std': [0.35] * channels}
     picture = image(50, 31, mode)
     np.testing.assert_allclose(prepare(encoded(picture), facts), by_timm(picture, facts), rtol=0, atol=1e-5)
+
+
+def test_one_mean_for_all_channels():
+    facts, picture = {**FACTS, 'mean': [0.5], 'std': [0.25]}, image(300, 260)
+    np.testing.assert_allclose(prepare(encoded(picture), facts), by_timm(picture, facts), rtol=0, atol=1e-5)
+
+
+def test_a_batch_is_its_images():
+    data = [encoded(image(300, 260, seed=seed)) for seed in range(3)]
+    assert np.array_equal(prepare_batch(data, FACTS), [prepare(x, FACTS) for x in data])
+    assert np.array_equal(prepare_batch(data[:1], FACTS), [prepare(data[0], FACTS)])
 
 
 @pytest.mark.parametrize('form', ['JPEG', 'PNG', 'BMP', 'GIF', 'WEBP'])

@@ -217,6 +217,7 @@ def test_a_failure_in_the_middle_leaves_what_was_served(repository, monkeypatch)
         (dict(facts={**FACTS, 'interpolation': 'random'}), 'interpolation random'),
         (dict(facts={key: value for key, value in FACTS.items() if key != 'mean'}), 'says nothing about mean'),
         (dict(facts={**FACTS, 'mean': [0.1] * 3}), 'other images or labels'),
+        (dict(facts={**FACTS, 'std': [0.1] * 2}), 'with 2 values of std'),
         (dict(labels=list('abcdefghij')), 'other images or labels'),
     ],
 )

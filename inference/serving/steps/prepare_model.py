@@ -4,12 +4,11 @@ import json
 import os
 import sys
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from memory import keep_freed_memory
-from prepare import KEPT_BYTES, ImageError, prepare
+from prepare import KEPT_BYTES, ImageError, prepare_batch
 
 
 class TritonPythonModel:
@@ -25,8 +24,7 @@ class TritonPythonModel:
 
     def _answer(self, request):
         try:
-            images = pb_utils.get_input_tensor_by_name(request, 'image').as_numpy().ravel()
-            batch = np.stack([prepare(bytes(image), self.facts) for image in images])
+            batch = prepare_batch(pb_utils.get_input_tensor_by_name(request, 'image').as_numpy().ravel(), self.facts)
         except ImageError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
         return pb_utils.InferenceResponse([pb_utils.Tensor('input', batch)])

@@ -14,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from labels import Labels
 from memory import keep_freed_memory
-from prepare import KEPT_BYTES, ImageError, prepare
+from prepare import KEPT_BYTES, ImageError, prepare_batch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -60,8 +60,7 @@ class TritonPythonModel:
         if image is None:
             return tensor.as_numpy()
         try:
-            prepared = [prepare(bytes(data), self.facts)[None] for data in image.as_numpy().ravel()]
-            return _joined(prepared)
+            return prepare_batch(image.as_numpy().ravel(), self.facts)
         except ImageError as error:
             return _mistake(str(error))
         except Exception as error:  # of memory, say: the other requests of the batch are answered all the same
@@ -69,7 +68,8 @@ class TritonPythonModel:
 
     def _run(self, tensors):
         """Logits of each."""
-        logits = self.session.run(None, {self.input: _joined(tensors)})[0]
+        batch = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+        logits = self.session.run(None, {self.input: batch})[0]
         return np.split(logits, np.cumsum([len(x) for x in tensors])[:-1])
 
     def _answer(self, request, logits):
@@ -77,11 +77,6 @@ class TritonPythonModel:
         values = self.labels.best(logits) if asked != {'logits'} else {}
         values['logits'] = np.ascontiguousarray(logits)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, values[name]) for name in values if name in asked])
-
-
-def _joined(tensors):
-    """One batch; nothing is copied where there is but one tensor."""
-    return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
 
 
 def _mistake(words):
