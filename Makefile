@@ -83,7 +83,8 @@ $(VENV)/.serve: $(SOURCES) | $(VENV)/pyvenv.cfg
 serve: $(VENV)/.serve $(SERVE_VENV)/.ready
 	mkdir -p $(OUT)
 	@# Once: what was activated since then is not undone.
-	[ -d $(OUT)/models/$(NAME) ] || $(BIN)/hetconv deploy $(MODEL) --to $(OUT)/models --name $(NAME)
+	@if [ -d $(OUT)/models/$(NAME) ]; then echo "$(OUT)/models/$(NAME) is there, and served as it is: NAME=... deploys another"; \
+		else $(BIN)/hetconv deploy $(MODEL) --to $(OUT)/models --name $(NAME); fi
 	$(BIN)/hetconv serve $(OUT)/models --python $(SERVE_VENV)/bin/python
 
 $(SERVE_VENV)/.ready: | $(VENV)/pyvenv.cfg

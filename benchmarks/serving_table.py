@@ -129,8 +129,9 @@ def _overhead(result: dict[str, Any]) -> list[str]:
         *lines,
         '',
         f'`{settings["model"]}` takes {alone["tensor"]} ms by itself and {alone["image"]} with preparation and labels; '
-        f'medians of {settings["rounds"]} pairs of a request and the same work in one process, {settings["threads"]} '
-        f'thread, JPEGs of {settings["image"][0]} x {settings["image"][1]}, Triton {settings["triton"]}. Pairs: '
+        f'medians of {settings["starts"] * settings["rounds"]} pairs of a request and the same work in one process, '
+        f'over {settings["starts"]} starts of the server, {settings["threads"]} thread, JPEGs of '
+        f'{settings["image"][0]} x {settings["image"][1]}, Triton {settings["triton"]}. Pairs: '
         '[benchmarks/results/serving_overhead.json](../benchmarks/results/serving_overhead.json).',
     ]
 

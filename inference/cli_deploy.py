@@ -81,7 +81,7 @@ def deploy(
     from .models import shipped_names
     from .serving.config import BACKENDS, Settings
     from .serving.measure import measure as measure_network
-    from .serving.repository import check_name
+    from .serving.repository import check_folder, check_name
     from .serving.repository import deploy as write
     from .serving.repository import versions as versions_of
     from .summary import within_text
@@ -108,6 +108,7 @@ def deploy(
     settings = Settings(max_batch, instances, threads, delay_us, top_k=top_k, mount=mount, **limits)
     name = Path(model).name.removesuffix('.onnx').removesuffix('.engine') if name is None else name
     check_name(name)
+    check_folder(to)
     if plan:
         network, facts, error, notes = _plan(model, checkpoint, max_batch)
     else:
@@ -167,9 +168,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    http: Annotated[int, typer.Option(help='Port of HTTP.')] = 8000,
-    grpc: Annotated[int, typer.Option(help='Port of gRPC.')] = 8001,
-    metrics: Annotated[int, typer.Option(help='Port of the metrics.')] = 8002,
+    http: Annotated[int, typer.Option(min=1, max=65535, help='Port of HTTP.')] = 8000,
+    grpc: Annotated[int, typer.Option(min=1, max=65535, help='Port of gRPC.')] = 8001,
+    metrics: Annotated[int, typer.Option(min=1, max=65535, help='Port of the metrics.')] = 8002,
     host: Annotated[str, typer.Option(help='Address to listen at.')] = '127.0.0.1',
     shared_memory: Annotated[
         bool, typer.Option('--shared-memory', help='Let clients of this machine pass tensors in shared memory.')

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -48,7 +48,8 @@ def write_together(contents: dict[Path, bytes]) -> None:
         raise UserError(f'{path} cannot be written: {error.strerror}') from error
     finally:
         for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # not there, or on a disk that can only be read
+                temporary.unlink()
 
 
 @contextmanager

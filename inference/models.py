@@ -36,7 +36,7 @@ def check_model_name(name: str) -> None:
         return
     if Path(name).is_file():
         raise UserError(
-            f'{name} is a file; give the name of a model (`hetconv list`), or to `hetconv info` a .onnx file'
+            f'{name} is a file; give the name of a model (`hetconv list`), or where one is taken a file in .onnx'
         )
     tags = shipped_names(base)
     if tag and tags:

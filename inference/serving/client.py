@@ -223,7 +223,7 @@ class Client:
         except Exception as error:  # of a parser, which is no part of tritonclient
             if type(error).__name__ == 'HTTPConnectionClosed':
                 raise GoneError(f'no server at {self.url}: {_reason(error)}') from error
-            raise UserError(f'{self.url} does not answer as Triton does: {_reason(error)}{self._hint}') from error
+            raise GoneError(f'{self.url} does not answer as Triton does: {_reason(error)}{self._hint}') from error
 
     def _alive(self) -> bool:
         with suppress(Exception):

@@ -11,6 +11,7 @@ import re
 import socket
 import socketserver
 import threading
+import urllib.request
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ class PageServer(ThreadingHTTPServer):
         """Where the page is."""
         host = f'[{self.host}]' if ':' in self.host else self.host
         return f'http://{host}:{self.server_address[1]}'
+
+    def asked(self) -> bool:
+        """Does the server that the page asks answer?"""
+        try:
+            with urllib.request.urlopen(f'http://{self.triton}/v2/health/live', timeout=1):
+                return True
+        except OSError:
+            return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """In a thread, while there are not too many."""

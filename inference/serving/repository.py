@@ -41,7 +41,7 @@ from .version import (
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ['activate', 'check_name', 'deploy', 'served_version', 'versions']
+__all__ = ['activate', 'check_folder', 'check_name', 'deploy', 'served_version', 'versions']
 
 
 def deploy(
@@ -184,10 +184,14 @@ def served_version(folder: Path, name: str) -> int:
         UserError: No such model.
     """
     path = folder / f'{name}_engine' / 'config.pbtxt'
+    if not folder.is_dir():
+        raise UserError(f'{folder}: no such folder')
     try:
         match = re.search(r'versions: \[(\d+)\]', path.read_text(encoding='utf-8'))
     except OSError as error:
-        raise UserError(f'{folder} has no model {name} of `hetconv deploy` ({error.strerror})') from error
+        there = sorted(path.name.removesuffix('_engine') for path in folder.glob('*_engine'))
+        others = f'there are {", ".join(there)}' if there else 'there are none'
+        raise UserError(f'{folder} has no model {name} of `hetconv deploy`; {others}') from error
     if match is None:
         raise UserError(f'{path} names no version: it was not written by `hetconv deploy`')
     return int(match[1])
@@ -262,9 +266,21 @@ def _refuse_another(folder: Path, name: str, engine: str, fixed: dict[str, dict[
             )
 
 
+def check_folder(folder: Path) -> None:
+    """Raises UserError where no repository can be, or can be made."""
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        raise UserError(f'{folder}: the folder {parent} does not exist')
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f'{folder} is a file')
+    if (folder / 'config.pbtxt').is_file():
+        raise UserError(f'{folder} is a model; {parent} is the repository that it is in')
+    if not os.access(folder if folder.is_dir() else parent, os.W_OK):
+        raise UserError(f'{folder} cannot be written')
+
+
 def _make(folder: Path) -> None:
-    if not folder.absolute().parent.is_dir():
-        raise UserError(f'{folder}: the folder {folder.absolute().parent} does not exist')
+    check_folder(folder)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:

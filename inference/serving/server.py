@@ -68,6 +68,8 @@ def command_of(
         raise UserError(f'--shared-memory is for clients of this machine, and {host} is reached by others')
     if not repository.is_dir():
         raise UserError(f'{repository}: no such folder; `hetconv deploy` makes one')
+    if (repository / 'config.pbtxt').is_file():
+        raise UserError(f'{repository} is a model; {repository.absolute().parent} is the repository that it is in')
     environment = dict(os.environ)
     if python is None and backends is not None:
         raise UserError('--backends is for the server of --python; another has its own --backend-directory')
@@ -129,7 +131,11 @@ def run(
     Returns:
         The exit code.
     """
+    taken: dict[int, str] = {}
     for option, port in vars(ports).items():
+        if port in taken:
+            raise UserError(f'--{taken[port]} and --{option} are one port, {port}')
+        taken[port] = option
         _check_free('127.0.0.1' if option == 'metrics' else host, port, option)
     say = functools.partial(print, 'hetconv:', file=sys.stderr, flush=True)
 
@@ -165,6 +171,8 @@ def _check_free(host: str, port: int, option: str) -> None:
 
 
 def _look(python: Path) -> tuple[Path, str, str, str]:
+    if python.is_dir():
+        raise UserError(f'{python} is a folder: --python takes an interpreter, {python / "bin" / "python"} say')
     try:
         found = subprocess.run([python, '-c', _LOOK], capture_output=True, text=True, check=True).stdout.splitlines()
     except OSError as error:

@@ -173,7 +173,7 @@ def check(
         UserError: What is wrong, and what to do.
     """
     path = Path(path)
-    _check_file(path)
+    _check_file(path, engine or 'tensorrt-rtx')
     manifest = read_manifest(path)
     size = path.stat().st_size
     if size != manifest.size:
@@ -201,14 +201,14 @@ def check(
     return manifest
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, engine: str) -> None:
     try:
         with path.open('rb') as file:
             start = file.read(4)
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}') from error
     if start[1:] != MAGIC:
-        raise UserError(f'{path} is no TensorRT engine; `hetconv build --engine tensorrt-rtx` makes one')
+        raise UserError(f'{path} is no TensorRT engine; `hetconv build --engine {engine}` makes one')
 
 
 def _sha256(path: Path) -> str:

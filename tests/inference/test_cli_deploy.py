@@ -129,9 +129,9 @@ def test_an_engine_that_cannot_be_served(tmp_path, arguments, words):
             '--mount must be an absolute path',
         ),
         (['activate', 'a/b', '1'], "'a/b' cannot be the name of a model"),
-        (['versions', 'net'], 'has no model net'),
+        (['versions', 'net'], 'no such folder'),
         (['deploy', 'hetconv_resnet20_cifar_p4', '--labels', 'nothing.txt'], 'nothing.txt cannot be read as text'),
-        (['activate', 'net', '1'], 'has no model net'),
+        (['activate', 'net', '1'], 'no such folder'),
     ],
 )
 def test_mistakes(tmp_path, arguments, words):
@@ -184,6 +184,7 @@ def test_a_file_of_labels(tmp_path):
         (['--python', '/bin/true'], '/bin/true is no Python'),
         (['--python', sys.executable], 'has no nvidia-pytriton'),
         (['--python', 'nowhere/python'], 'nowhere/python: No such file'),
+        (['--python', str(Path(__file__).parent)], 'is a folder: --python takes an interpreter'),
         (['--host', '0.0.0.0', '--shared-memory'], '--shared-memory is for clients of this machine'),
         (['--backends', 'nowhere'], '--backends is for the server of --python'),
         (['--python', sys.executable, '--backends', 'nowhere'], 'nowhere: No such file'),
@@ -202,10 +203,40 @@ def test_a_port_that_is_taken_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = str(taken.getsockname()[1])
-        result = CliRunner().invoke(app, ['serve', str(tmp_path), '--http', '0', '--grpc', port, '--metrics', '0'])
+        result = CliRunner().invoke(app, ['serve', str(tmp_path), '--grpc', port])
     assert f'port {port} at 127.0.0.1 cannot be had (Address already in use): --grpc picks another' in str(
         result.exception
     )
+
+
+def test_ports(tmp_path):
+    result = CliRunner().invoke(app, ['serve', str(tmp_path), '--grpc', '8000'])
+    assert str(result.exception) == '--http and --grpc are one port, 8000'
+    for port in ('0', '65536'):
+        assert CliRunner().invoke(app, ['serve', str(tmp_path), '--metrics', port]).exit_code == 2
+
+
+@pytest.mark.skipif(not cpu.is_built(), reason='the CPU kernels are not built')
+def test_a_model_is_no_repository(tmp_path, monkeypatch):
+    deploy(network(), FACTS, tmp_path / 'models', 'net')
+    before = sorted((tmp_path / 'models').rglob('*'))
+    monkeypatch.setattr('inference.serving.server._check_free', lambda *_: None)
+    for command in (['serve', 'net'], ['deploy', 'hetconv_resnet20_cifar_p4', '--to', 'net']):
+        arguments = [*command[:-1], str(tmp_path / 'models' / command[-1])]
+        result = CliRunner().invoke(app, arguments)
+        assert f'is a model; {tmp_path / "models"} is the repository that it is in' in str(result.exception)
+    assert sorted((tmp_path / 'models').rglob('*')) == before
+    result = CliRunner().invoke(app, ['versions', 'nets', '--to', str(tmp_path / 'models')])
+    assert 'has no model nets of `hetconv deploy`; there are net' in str(result.exception)
+
+
+def test_a_file_is_no_repository(tmp_path, monkeypatch):
+    """Said before the network is made."""
+    monkeypatch.setattr('inference.cli_deploy._network', lambda *_: pytest.fail('it was made'))
+    (tmp_path / 'file').touch()
+    for folder, words in (('file', 'is a file'), ('none/models', 'does not exist')):
+        result = CliRunner().invoke(app, ['deploy', 'hetconv_resnet20_cifar_p4', '--to', str(tmp_path / folder)])
+        assert words in str(result.exception)
 
 
 def test_there_is_no_server(tmp_path, monkeypatch):

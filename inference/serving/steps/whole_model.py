@@ -68,8 +68,9 @@ class TritonPythonModel:
 
     def _run(self, tensors):
         """Logits of each."""
-        batch = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
-        logits = self.session.run(None, {self.input: batch})[0]
+        if len(tensors) == 1:
+            return self.session.run(None, {self.input: tensors[0]})
+        logits = self.session.run(None, {self.input: np.concatenate(tensors)})[0]
         return np.split(logits, np.cumsum([len(x) for x in tensors])[:-1])
 
     def _answer(self, request, logits):
