@@ -67,7 +67,9 @@ def page(
     from .serving.page import PageServer
 
     with PageServer(address(server, 8000), host, port) as pages:
-        print(f'{pages.url} asks {pages.triton}' + ', where there is no server yet' * (not pages.asked()), flush=True)
+        print(
+            f'{pages.url} asks {pages.triton}' + ', where there is no server yet' * (not pages.has_server()), flush=True
+        )
         pages.serve_forever()
 
 

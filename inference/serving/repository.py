@@ -188,10 +188,12 @@ def served_version(folder: Path, name: str) -> int:
         raise UserError(f'{folder}: no such folder')
     try:
         match = re.search(r'versions: \[(\d+)\]', path.read_text(encoding='utf-8'))
-    except OSError as error:
+    except FileNotFoundError as error:
         there = sorted(path.name.removesuffix('_engine') for path in folder.glob('*_engine'))
         others = f'there are {", ".join(there)}' if there else 'there are none'
         raise UserError(f'{folder} has no model {name} of `hetconv deploy`; {others}') from error
+    except OSError as error:
+        raise UserError(f'{path} cannot be read: {error.strerror}') from error
     if match is None:
         raise UserError(f'{path} names no version: it was not written by `hetconv deploy`')
     return int(match[1])

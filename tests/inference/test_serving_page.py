@@ -386,7 +386,7 @@ def test_a_page_waits_for_its_server(triton, visit):
     with socket.socket() as closed:
         closed.bind(('127.0.0.1', 0))
         with serving(PageServer(f'127.0.0.1:{closed.getsockname()[1]}', port=0)) as pages:
-            assert not pages.asked()
+            assert not pages.has_server()
             seen = visit(pages)
             seen.wait_for_selector('#error')
             assert 'no Triton at' in seen.inner_text('#error')
