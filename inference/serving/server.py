@@ -147,10 +147,10 @@ def run(
         except OSError:
             return None
 
-    if repository.is_dir() and not any(repository.glob('*/config.pbtxt')):
-        say(f'{repository} has no model yet; the server loads what `hetconv deploy` writes there')
     with tempfile.TemporaryDirectory(prefix='hetconv-triton-') as links:
         command, environment = command_of(repository, ports, host, python, shared_memory, Path(links), backends)
+        if not any(repository.glob('*/config.pbtxt')):
+            say(f'{repository} has no model yet; the server loads what `hetconv deploy` writes there')
         try:
             return watch(start_of(command, environment), say, ready)
         except OSError as error:

@@ -225,6 +225,7 @@ def test_a_model_is_no_repository(tmp_path, monkeypatch):
         arguments = [*command[:-1], str(tmp_path / 'models' / command[-1])]
         result = CliRunner().invoke(app, arguments)
         assert f'is a model; {tmp_path / "models"} is the repository that it is in' in str(result.exception)
+        assert 'no model yet' not in result.stderr
     assert sorted((tmp_path / 'models').rglob('*')) == before
     result = CliRunner().invoke(app, ['versions', 'nets', '--to', str(tmp_path / 'models')])
     assert 'has no model nets of `hetconv deploy`; there are net' in str(result.exception)
