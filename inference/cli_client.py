@@ -63,13 +63,12 @@ def page(
     host: Annotated[str, typer.Option(help='Address to listen at.')] = '127.0.0.1',
 ) -> None:
     """Serve a page that shows labels of an image and compares models, until Ctrl-C."""
-    from .serving.address import address
+    from .serving.address import address, answers
     from .serving.page import PageServer
 
     with PageServer(address(server, 8000), host, port) as pages:
-        print(
-            f'{pages.url} asks {pages.triton}' + ', where there is no server yet' * (not pages.has_server()), flush=True
-        )
+        nobody = '' if answers(pages.triton, '/v2/health/live') else ', where there is no server yet'
+        print(f'{pages.url} asks {pages.triton}{nobody}', flush=True)
         pages.serve_forever()
 
 

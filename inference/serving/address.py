@@ -1,8 +1,11 @@
-"""Where a server is, as a user says it."""
+"""Where a server is, as a user says it, and whether it is there."""
+
+import urllib.request
+from http.client import HTTPException
 
 from ..errors import UserError
 
-__all__ = ['address']
+__all__ = ['address', 'answers']
 
 
 def address(url: str, port: int) -> str:
@@ -24,3 +27,17 @@ def address(url: str, port: int) -> str:
         raise UserError(f'{url} is no address of a server: HOST:PORT is one')
     host = f'[{parts.hostname}]' if ':' in parts.hostname else parts.hostname
     return f'{host}:{number}'
+
+
+def answers(url: str, path: str) -> bool:
+    """Does Triton say yes there, within a second?
+
+    Args:
+        url: HOST:PORT of its HTTP.
+        path: /v2/health/live or /v2/health/ready.
+    """
+    try:
+        with urllib.request.urlopen(f'http://{url}{path}', timeout=1):
+            return True
+    except (OSError, HTTPException):  # of HTTP a bad status is an OSError; the other is no HTTP
+        return False

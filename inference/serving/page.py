@@ -11,8 +11,6 @@ import re
 import socket
 import socketserver
 import threading
-import urllib.request
-from http.client import HTTPException
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -59,14 +57,6 @@ class PageServer(ThreadingHTTPServer):
         """Where the page is."""
         host = f'[{self.host}]' if ':' in self.host else self.host
         return f'http://{host}:{self.server_address[1]}'
-
-    def has_server(self) -> bool:
-        """Does Triton answer where the page asks it?"""
-        try:
-            with urllib.request.urlopen(f'http://{self.triton}/v2/health/live', timeout=1):
-                return True
-        except (OSError, HTTPException):
-            return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """In a thread, while there are not too many."""

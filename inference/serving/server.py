@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from .address import answers
 from .watch import start_of, watch
 
 __all__ = ['Ports', 'command_of', 'run']
@@ -141,11 +141,9 @@ def run(
 
     def ready() -> str | None:
         where = host if host != '0.0.0.0' else '127.0.0.1'
-        try:
-            with urllib.request.urlopen(f'http://{where}:{ports.http}/v2/health/ready', timeout=1):
-                return f'ready: {where}:{ports.http} (HTTP), :{ports.grpc} (gRPC), metrics at 127.0.0.1:{ports.metrics}'
-        except OSError:
+        if not answers(f'{where}:{ports.http}', '/v2/health/ready'):
             return None
+        return f'ready: {where}:{ports.http} (HTTP), :{ports.grpc} (gRPC), metrics at 127.0.0.1:{ports.metrics}'
 
     with tempfile.TemporaryDirectory(prefix='hetconv-triton-') as links:
         command, environment = command_of(repository, ports, host, python, shared_memory, Path(links), backends)

@@ -17,6 +17,7 @@ from triton_server import LABELS, MARKS, Server, encoded, quietly
 
 from inference.errors import UserError
 from inference.serving import page, page_request
+from inference.serving.address import answers
 from inference.serving.page import PageServer
 from inference.serving.page_request import MAX_BODY
 from inference.serving.repository import deploy
@@ -386,11 +387,12 @@ def test_a_page_waits_for_its_server(triton, visit):
     with socket.socket() as closed:
         closed.bind(('127.0.0.1', 0))
         with serving(PageServer(f'127.0.0.1:{closed.getsockname()[1]}', port=0)) as pages:
-            assert not pages.has_server()
+            assert not answers(pages.triton, '/v2/health/live')
             seen = visit(pages)
             seen.wait_for_selector('#error')
             assert 'no Triton at' in seen.inner_text('#error')
             pages.triton = triton.url
+            assert answers(pages.triton, '/v2/health/live')
             seen.wait_for_selector('#model:enabled')
             assert not seen.is_visible('#error')
 
